@@ -1,0 +1,473 @@
+"""The one place where things are put together: policy, providers, wrappers, verifiers and cache become a `Cascade`."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import hashlib
+import inspect
+import logging
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import orjson
+
+from cascade import compose, engine, prices, projection, prompts, records, verifiers
+from cascade.around.breaker import breaker
+from cascade.around.limit import limited
+from cascade.around.retry import RetryBudget, retrying
+from cascade.around.single_flight import SingleFlight, single_flight
+from cascade.budget import Purse
+from cascade.cache import DiskStore, MemoryStore, Store
+from cascade.decide import answered, verdicts
+from cascade.errors import ConfigurationError, InputError, PolicyError, UserError
+from cascade.extract import Extracted, extract
+from cascade.outcome import Outcome
+from cascade.providers import Adapter, build, missing_key
+from cascade.types import (
+    Answer,
+    Ask,
+    CacheSettings,
+    Call,
+    Checked,
+    Document,
+    Event,
+    Gate,
+    Json,
+    Policy,
+    Skipped,
+    Template,
+    Tier,
+    Tried,
+    Verifier,
+    digest,
+)
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+log = logging.getLogger("cascade")
+T = TypeVar("T")
+ZERO = Decimal(0)
+RETRIES_OF_GATES = 2
+
+
+class Cascade:
+    """A policy ready to answer requests, from async and from sync code; one per policy and process is right.
+
+    `ask` replaces the providers (a `Scripted`, a recording, an Ask of your own); retries, limits and breaker belong to the providers,
+    so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
+    that the cache is on disk; at exit it is closed anyway.
+    """
+
+    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None) -> None:
+        self.policy = policy
+        self.purse = None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run")
+        self._given = ask
+        self._store = _open_store(cache or policy.cache)
+        self._settings = cache or policy.cache
+        self._verifiers = _build_verifiers(policy)
+        self._params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
+        self._prompt_digest = _prompt_digest(policy)
+        self._tier_digests = {tier.name: _tier_digest(policy, tier) for tier in policy.tiers}
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Wiring] = weakref.WeakKeyDictionary()
+        self._portal: BlockingPortal | None = None
+        self._portal_stack = contextlib.ExitStack()
+        self._last: tuple[asyncio.AbstractEventLoop, _Wiring] | None = None
+        _open_cascades.add(self)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, ask: Ask | None = None, cache: CacheSettings | None = None) -> Cascade:
+        """The Cascade of a policy file. Raises PolicyError with all that is wrong with it."""
+        from cascade.policy import load
+
+        return cls(load(os.fspath(path)), ask=ask, cache=cache)
+
+    # ------------------------------------------------------------ answering
+
+    @overload
+    async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None) -> Outcome[Json]: ...
+
+    @overload
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None) -> Outcome[T]: ...
+
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None) -> Outcome[Any]:
+        """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as.
+
+        Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
+        else is told by the outcome's `status`.
+        """
+        key = self._key(inputs)
+        outcome = self._remembered(key, id)
+        if outcome is None:
+            wiring = self._wiring()
+            outcome, joined = await wiring.requests.share(key, lambda: self._climb(wiring, key, inputs, id))
+            if joined:
+                outcome = _at_no_cost(outcome, id)
+        return outcome if output is None else _typed(outcome, output)
+
+    @overload
+    def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None) -> Outcome[Json]: ...
+
+    @overload
+    def run(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None) -> Outcome[T]: ...
+
+    def run(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None) -> Outcome[Any]:
+        """`arun` for sync code; also works where an event loop is running already (Jupyter)."""
+        call = functools.partial(self.arun, inputs, output=output, id=id)
+        outcome: Outcome[Any] = self._sync().call(call)
+        return outcome
+
+    def task(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the function's arguments become the template's variables, its return annotation the type of the output.
+
+        The body is never run. An async function stays async. A request that is not accepted raises NotAccepted.
+        """
+        return _task(lambda: self, function)
+
+    async def _climb(self, wiring: _Wiring, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+        failures = self._known_failures(inputs) if self._store else {}
+        seed = self._skips(failures)
+        outcome = await engine.run(wiring.ladder, inputs, seed=seed, id=id)
+        if self._store:
+            self._remember(key, inputs, outcome, failures)
+        return outcome
+
+    # ------------------------------------------------------------ remembering
+
+    def _key(self, inputs: Mapping[str, Json]) -> str:
+        """Everything that can change the answer: the policy's digest (prompts, schema, models, gates …) and the inputs."""
+        return hashlib.sha256(self.policy.digest.encode() + _canonical(inputs)).hexdigest()
+
+    def _remembered(self, key: str, id: str | None) -> Outcome[Json] | None:
+        text = self._store.get(key) if self._store else None
+        if text is None:
+            return None
+        try:
+            row = orjson.loads(text)
+            trail = tuple(records.event_from_row(event) for event in row["trail"])
+            return Outcome(self.label, row["status"], row["output"], row["tier"], ZERO, (), 0.0, trail, row["error"], id, True)
+        except (orjson.JSONDecodeError, KeyError, TypeError) as err:
+            log.warning("a cache entry cannot be read and is asked again (%s: %s)", type(err).__name__, err)
+            return None
+
+    @functools.cached_property
+    def label(self) -> str:
+        """`name@digest` of the policy, as rows carry it."""
+        return f"{self.policy.name}@{self.policy.digest[:6]}"
+
+    def _remember(self, key: str, inputs: Mapping[str, Json], outcome: Outcome[Json], failures: Mapping[str, str]) -> None:
+        """Accepted answers are kept to be served; of the rest only that, and where, this input failed."""
+        assert self._store is not None
+        if outcome.status in ("accepted", "flagged") and not _incomplete(outcome):
+            kept = _at_no_cost(outcome, None)
+            row = {"status": kept.status, "output": kept.output, "tier": kept.tier, "error": kept.error,
+                   "trail": [records.event_to_row(event) for event in kept.trail]}
+            ttl = self._settings.ttl if outcome.status == "accepted" else self._settings.negative_ttl
+            self._store.set(key, records.dumps(row).decode(), ttl)
+        found = {self._tier_digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
+        if found:
+            self._store.set(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
+
+    def _failures_key(self, inputs: Mapping[str, Json]) -> str:
+        return hashlib.sha256(b"failed" + self._prompt_digest.encode() + _canonical(inputs)).hexdigest()
+
+    def _known_failures(self, inputs: Mapping[str, Json]) -> dict[str, str]:
+        assert self._store is not None
+        text = self._store.get(self._failures_key(inputs))
+        known = orjson.loads(text) if text else {}
+        return known if isinstance(known, dict) else {}
+
+    def _skips(self, failures: Mapping[str, str]) -> list[Event]:
+        """The lowest tiers that failed this input before; the last tier is always asked."""
+        skips: list[Event] = []
+        for tier in self.policy.tiers[:-1]:
+            why = failures.get(self._tier_digests[tier.name])
+            if why is None:
+                break
+            skips.append(Skipped(tier.name, f"failed this input before: {why}"))
+        return skips
+
+    # ------------------------------------------------------------ wiring
+
+    def _wiring(self) -> _Wiring:
+        """What belongs to the running event loop: HTTP pools and everything that waits."""
+        loop = asyncio.get_running_loop()
+        if self._last is not None and self._last[0] is loop:
+            return self._last[1]
+        wiring = self._loops.get(loop)
+        if wiring is None:
+            wiring = self._loops[loop] = _Wiring(self, self._given)
+        self._last = (loop, wiring)
+        return wiring
+
+    def _sync(self) -> BlockingPortal:
+        if self._portal is None:
+            from anyio.from_thread import start_blocking_portal
+
+            self._portal = self._portal_stack.enter_context(start_blocking_portal(name="cascade"))
+        return self._portal
+
+    async def aclose(self) -> None:
+        """Close this loop's connections, and the cache."""
+        wiring = self._loops.pop(asyncio.get_running_loop(), None)
+        self._last = None
+        if wiring:
+            await wiring.close()
+        if self._store:
+            self._store.close()
+
+    def close(self) -> None:
+        """Close the connections of the sync face, and the cache."""
+        if self._portal is not None:
+            self._portal.call(self.aclose)
+            self._portal_stack.close()
+            self._portal = None
+        elif self._store:
+            self._store.close()
+
+    def __enter__(self) -> Cascade:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Cascade:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+_open_cascades: weakref.WeakSet[Cascade] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for cascade in list(_open_cascades):
+        with contextlib.suppress(RuntimeError, OSError, sqlite3.Error):  # the interpreter is going down: what is closed is closed
+            cascade.close()
+
+
+class _Wiring:
+    """The stack of one event loop: single_flight(limited(retrying(breaker(provider)))), one provider a name."""
+
+    def __init__(self, owner: Cascade, given: Ask | None) -> None:
+        self.policy = owner.policy
+        self.requests: SingleFlight[str, Outcome[Json]] = SingleFlight()
+        self.adapters: dict[str, Adapter] = {}
+        self.asks: dict[str, Ask] = {}
+        self.retries = RetryBudget()
+        self.per_model = {tier.model: tier.retries for tier in owner.policy.tiers}
+        ask = given or self._route
+        self.ladder = engine.Ladder(owner.policy, single_flight(ask), owner._verifiers, owner._params, self._worst,
+                                    _reader(owner.policy), owner.purse)
+
+    async def _route(self, call: Call) -> Answer:
+        name = call.model.partition("/")[0]
+        ask = self.asks.get(name)
+        if ask is None:
+            ask = self.asks[name] = self._stack(name)
+        return await ask(call)
+
+    def _stack(self, name: str) -> Ask:
+        provider = self.policy.providers[name]
+        adapter = self.adapters[name] = build(provider, self.policy.pricing)
+        patient = retrying(breaker(adapter), lambda call: self.per_model.get(call.model, RETRIES_OF_GATES), self.retries)
+        return limited(patient, provider)
+
+    def _worst(self, call: Call) -> Decimal | None:
+        """The most a call can cost: a token is at least one byte of the prompt, and the answer is as long as it may be."""
+        from cascade.providers import kind
+
+        provider = self.policy.providers[call.model.partition("/")[0]]
+        unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
+        if unit is None:
+            return None
+        size = sum(len(m.content.encode()) + 16 for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
+        at = unit.at(size)
+        dearest = max(at.input, at.cache_write or ZERO)
+        most: int = call.params.json["max_tokens"]
+        return (size * dearest + most * max(at.output, at.reasoning or ZERO)).scaleb(-6) + at.request
+
+    async def close(self) -> None:
+        for adapter in self.adapters.values():
+            await adapter.close()
+
+
+def missing_keys(policy: Policy) -> list[str]:
+    """One line for each provider the ladder uses whose key is not in the environment."""
+    names = dict.fromkeys(model.partition("/")[0] for tier in policy.tiers for model in models_of(tier))
+    return [problem for name in names if (problem := missing_key(policy.providers[name]))]
+
+
+def models_of(tier: Tier) -> tuple[str, ...]:
+    """The models a tier may ask: its own, and its gates'."""
+    return (tier.model, *(m for gate in tier.gates for m in verifiers.models(gate.kind, gate.options)))
+
+
+def _build_verifiers(policy: Policy) -> dict[tuple[str, str], Verifier]:
+    return {(tier.name, gate.name): _build_verifier(policy, tier, gate) for tier in policy.tiers for gate in tier.gates}
+
+
+def _build_verifier(policy: Policy, tier: Tier, gate: Gate) -> Verifier:
+    try:
+        return verifiers.build(gate.kind, gate.options, policy.schema, policy.compare)
+    except ValueError as err:
+        raise PolicyError([f"{policy.path or policy.name}: tiers.{tier.name}.gates.{gate.name}: {err}"]) from err
+
+
+def _reader(policy: Policy) -> Callable[[str], Extracted]:
+    """How this policy reads an answer: as text without a schema, else as JSON, without the nulls a strict provider had to add."""
+    if policy.schema is None:
+        return lambda text: Extracted(text)
+    schema = policy.schema.json
+    if projection.keeps(schema):
+        return extract
+
+    def read(text: str) -> Extracted:
+        found = extract(text)
+        return found if found.problem else found._replace(value=projection.restore(found.value, schema))
+
+    return read
+
+
+def _open_store(settings: CacheSettings) -> Store | None:
+    if settings.backend == "off":
+        return None
+    if settings.backend == "memory":
+        return MemoryStore()
+    try:
+        return DiskStore(settings.path)
+    except (OSError, sqlite3.Error) as err:
+        log.warning("no cache: %s cannot be used (%s)", settings.path, err)
+        return None
+
+
+def _prompt_digest(policy: Policy) -> str:
+    system = prompts.digest(policy.system) if policy.system else None
+    schema = policy.schema.digest if policy.schema else None
+    return digest([prompts.digest(policy.prompt), system, schema, dict(policy.compare)])
+
+
+def _tier_digest(policy: Policy, tier: Tier) -> str:
+    """What decides whether this tier fails an input: the model as it is asked, and what its answer must pass."""
+    provider = policy.providers.get(tier.model.partition("/")[0])
+    where = [provider.kind, provider.base_url, dict(provider.options)] if provider else None
+    gates = [[gate.kind, gate.threshold, gate_options(gate)] for gate in tier.gates]
+    return digest([tier.model, where, dict(tier.params), tier.max_tokens, tier.repair, tier.carry, gates])
+
+
+def gate_options(gate: Gate) -> Json:
+    """A gate's options as JSON for a digest; templates by what they say, not where they are."""
+    return {key: prompts.digest(value) if isinstance(value, Template) else value for key, value in gate.options.items()}
+
+
+def _canonical(inputs: Mapping[str, Json]) -> bytes:
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs must be a mapping of the template's variables, not {type(inputs).__name__}")
+    try:
+        return orjson.dumps(inputs if isinstance(inputs, dict) else dict(inputs), option=orjson.OPT_SORT_KEYS)
+    except (TypeError, orjson.JSONEncodeError) as err:
+        raise InputError(f"inputs must be plain JSON values: {err}") from err
+
+
+def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:
+    """The outcome as one who did not pay for it sees it: the served answer and its verdicts, marked cached."""
+    at = answered(outcome.trail) if outcome.status == "accepted" else _served(outcome)
+    trail: tuple[Event, ...] = ()
+    if at is not None:
+        tried = outcome.trail[at]
+        assert isinstance(tried, Tried)
+        checks = [replace(c, cost_usd=ZERO, seconds=0.0) for c in verdicts(outcome.trail, at)]
+        trail = (replace(tried, cached=True, cost_usd=ZERO, seconds=0.0, retries=()), *checks)
+    return replace(outcome, cost_usd=ZERO, unpriced=(), seconds=0.0, trail=trail, id=id, cached=True)
+
+
+def _served(outcome: Outcome[Json]) -> int | None:
+    """The index of the last answer of the tier that was served."""
+    found = [i for i, e in enumerate(outcome.trail) if isinstance(e, Tried) and e.gate is None and e.tier == outcome.tier]
+    return found[-1] if found else None
+
+
+def _incomplete(outcome: Outcome[Json]) -> bool:
+    """Whether a flagged outcome may end otherwise another day: money or time ran out, or a tier gave no answer."""
+    return outcome.status == "flagged" and (
+        not (outcome.error or "").startswith("exhausted") or any(e.event == "failed" for e in outcome.trail)
+        or any(isinstance(e, Checked) and e.score is None for e in outcome.trail))
+
+
+def _failed_tiers(outcome: Outcome[Json]) -> dict[str, str]:
+    """The tiers whose last answer was judged and found wanting (not those that could not be judged), and why."""
+    last: dict[str, Checked] = {}
+    for event in outcome.trail:
+        if isinstance(event, Checked):
+            last[event.tier] = event
+    return {tier: f"{c.gate}: {c.reason or 'below its threshold'}" for tier, c in last.items() if not c.passed and c.score is not None}
+
+
+def _typed(outcome: Outcome[Any], model: type[Any]) -> Outcome[Any]:
+    if outcome.output is None:
+        return outcome
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return replace(outcome, output=TypeAdapter(model).validate_python(outcome.output))
+    except ValidationError as err:
+        if outcome.status == "accepted":
+            raise InputError(f"the accepted output is no {getattr(model, '__name__', model)}; does the policy's schema describe it? "
+                             f"{err.errors()[0]['loc']}: {err.errors()[0]['msg']}") from err
+        return outcome
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def task(policy: str | os.PathLike[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator for a function answered by the policy in that file, which is loaded at the first call. See `Cascade.task`."""
+    loaded: list[Cascade] = []
+
+    def cascade() -> Cascade:
+        if not loaded:
+            loaded.append(Cascade.load(policy))
+        return loaded[0]
+
+    return lambda function: _task(cascade, function)
+
+
+def _task(cascade: Callable[[], Cascade], function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    def inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Json]:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return {name: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for name, value in bound.arguments.items()}
+
+    def output() -> type[Any] | None:
+        found = inspect.get_annotations(function, eval_str=True).get("return")
+        return None if found in (None, dict, Any) else found
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def answer(*args: Any, **kwargs: Any) -> Any:
+            outcome = await cascade().arun(inputs(args, kwargs), output=output())
+            return outcome.raise_for_status().output
+
+        return answer
+
+    @functools.wraps(function)
+    def answer_now(*args: Any, **kwargs: Any) -> Any:
+        return cascade().run(inputs(args, kwargs), output=output()).raise_for_status().output
+
+    return answer_now
+
+
+__all__ = ["Cascade", "ConfigurationError", "UserError", "compose", "missing_keys", "models_of", "task"]

@@ -1,0 +1,31 @@
+"""Money that may still be spent: the worst case is reserved before a call, the real cost settled after it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from cascade.errors import BudgetExceeded
+
+
+class Purse:
+    """A limit in dollars shared by all who hold it (one event loop). `scope` is "request" or "run"."""
+
+    __slots__ = ("limit", "reserved", "scope", "spent")
+
+    def __init__(self, limit: Decimal, scope: str) -> None:
+        self.limit = limit
+        self.scope = scope
+        self.spent = Decimal(0)
+        self.reserved = Decimal(0)
+
+    def reserve(self, worst: Decimal) -> None:
+        """Set the worst case of a call aside. Raises BudgetExceeded if it is not there; then nothing was taken."""
+        left = self.limit - self.spent - self.reserved
+        if worst > left:
+            raise BudgetExceeded(f"the next call could cost ${worst:.6f}, the {self.scope}'s budget has ${left:.6f} left", self.scope)
+        self.reserved += worst
+
+    def settle(self, worst: Decimal, cost: Decimal | None) -> None:
+        """Give the reservation back and take what the call cost; an unknown cost counts as its worst case."""
+        self.reserved -= worst
+        self.spent += worst if cost is None else cost

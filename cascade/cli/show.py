@@ -1,0 +1,77 @@
+"""How results look on a terminal and in a pipe; nothing here decides anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import orjson
+
+from cascade.summary import Summary, TierSummary
+from cascade.types import Json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def note(text: str) -> None:
+    """A line for people: stderr."""
+    print(text, file=sys.stderr)
+
+
+def data(value: Json) -> None:
+    """JSON for programs: stdout; indented on a terminal, one line in a pipe."""
+    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
+    line(orjson.dumps(value, option=option))
+
+
+def line(text: bytes) -> None:
+    """One line of bytes on stdout."""
+    sys.stdout.buffer.write(text + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def money(dollars: Decimal | None) -> str:
+    """Dollars with six decimals, or "unpriced"."""
+    return "unpriced" if dollars is None else f"${dollars:.6f}"
+
+
+def tiers_table(summary: Summary, seconds: str = "seconds") -> Table:
+    """The table per tier: asked, accepted, why escalated, dollars, seconds."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("tier", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("asked", "accepted"):
+        table.add_column(name, justify="right")
+    table.add_column("not accepted because", overflow="fold")
+    for name in ("calls", "dollars", seconds):
+        table.add_column(name, justify="right")
+    for tier in summary.tiers:
+        table.add_row(*_row(tier))
+    table.add_row("total", "", str(summary.requests), str(summary.statuses["accepted"]), _others(summary), str(summary.calls),
+                  money(summary.dollars), f"{sum(t.seconds for t in summary.tiers):.1f}")
+    return table
+
+
+def _row(tier: TierSummary) -> Sequence[str]:
+    why = ", ".join(f"{name} {count}" for name, count in tier.why.most_common())
+    repaired = f" ({tier.repaired} repaired)" if tier.repaired else ""
+    return (tier.name, tier.model, str(tier.asked), f"{tier.accepted}{repaired}", why, str(tier.calls), money(tier.dollars),
+            f"{tier.seconds:.1f}")
+
+
+def _others(summary: Summary) -> str:
+    return ", ".join(f"{status} {count}" for status, count in summary.statuses.most_common() if status != "accepted")
+
+
+def console(stderr: bool = False):  # type: ignore[no-untyped-def]  # rich is imported when something is shown
+    """A rich console; in a pipe it is as wide as its tables want."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=False)

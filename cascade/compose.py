@@ -1,0 +1,61 @@
+"""Puts a request into the words of one call: prompt, repair, and what a tier sees of the last one's try. Pure but for template files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from cascade import shipped
+from cascade.decide import answered, verdicts
+from cascade.prompts import render
+from cascade.types import Event, Json, Message, Policy, Template, Tier, Tried
+
+TRUNCATED = "the answer was cut off before its end: answer more briefly"
+
+
+def prompt(policy: Policy, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+    """The policy's messages for these inputs, the same for every tier. Raises InputError, TemplateError."""
+    variables = {"inputs": inputs, **inputs}
+    user = Message("user", render(policy.prompt, variables))
+    return (Message("system", render(policy.system, variables)), user) if policy.system else (user,)
+
+
+def carried(messages: tuple[Message, ...], tier: Tier, trail: Sequence[Event]) -> tuple[Message, ...]:
+    """The messages with what went wrong below (and the draft, if the tier wants it) added at their end."""
+    at = answered(trail) if tier.carry != "nothing" else None
+    if at is None:
+        return messages
+    draft = trail[at]
+    assert isinstance(draft, Tried)
+    errors = complaints(trail, at)
+    if not errors:
+        return messages
+    note = render(_shipped("carry.j2"), {"errors": errors, "draft": draft.text if tier.carry == "draft" else None})
+    role, content = messages[-1]
+    return (*messages[:-1], Message(role, f"{content}\n\n{note.strip()}"))
+
+
+def repaired(messages: tuple[Message, ...], trail: Sequence[Event]) -> tuple[Message, ...]:
+    """The messages, the tier's own draft, and what was wrong with it."""
+    at = answered(trail)
+    assert at is not None, "a repair follows an answer"
+    draft = trail[at]
+    assert isinstance(draft, Tried)
+    note = render(_shipped("repair.j2"), {"errors": complaints(trail, at)})
+    # Anthropic refuses an assistant turn with no text
+    return (*messages, Message("assistant", draft.text if draft.text.strip() else "(empty)"), Message("user", note))
+
+
+def complaints(trail: Sequence[Event], at: int) -> list[str]:
+    """Why the answer at that index was not accepted, one line each."""
+    tried = trail[at]
+    assert isinstance(tried, Tried)
+    if tried.finish == "length":
+        return [TRUNCATED]
+    return [c.reason or f"{c.gate}: not good enough" for c in verdicts(trail, at) if not c.passed]
+
+
+@lru_cache(maxsize=8)
+def _shipped(name: str) -> Template:
+    path = shipped.folder("prompts") / name
+    return Template(path.read_text(encoding="utf-8"), str(path))

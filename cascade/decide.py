@@ -1,0 +1,149 @@
+"""What comes next: `decide(policy, trail)` holds all escalation logic. Pure: no model, clock, disk or network is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import assert_never
+
+from cascade.types import Check, Checked, Event, Failed, Finish, Policy, Repair, Skipped, Step, Tier, Tried, Try
+
+STOPPING = frozenset({"budget", "run_budget", "deadline", "configuration"})
+"""Kinds of Failed after which no further tier is asked: a dearer model would not help."""
+
+
+def decide(policy: Policy, trail: Sequence[Event]) -> Step:
+    """The next step of a request whose story so far is `trail`; total over every trail the engine can make."""
+    last = latest(trail)
+    if last is None:
+        return Try(policy.tiers[0].name)
+    if isinstance(last, Checked):
+        return _after_check(policy, trail, last)
+    if isinstance(last, Tried):
+        return _after_answer(policy, trail, last)
+    if isinstance(last, Skipped):
+        return _climb(policy, trail, last.tier)
+    if isinstance(last, Failed):
+        if last.error in STOPPING:
+            return _exhausted(policy, trail, last.error)
+        if policy.outcomes.error == "stop":
+            return Finish("failed", None, last.error)
+        return _climb(policy, trail, last.tier)
+    assert_never(last)
+
+
+def _after_answer(policy: Policy, trail: Sequence[Event], tried: Tried) -> Step:
+    """Refusal and truncation are outcomes of their own; a whole answer goes to its first gate."""
+    if tried.finish in ("refusal", "filter"):
+        return Finish("refused", None, tried.finish) if policy.outcomes.refusal == "stop" else _climb(policy, trail, tried.tier)
+    if tried.finish == "length":
+        return Finish("failed", None, "truncated") if policy.outcomes.truncated == "stop" else _climb(policy, trail, tried.tier)
+    gates = policy.tier(tried.tier).gates
+    return Check(tried.tier, gates[0].name) if gates else Finish("accepted", answered(trail))
+
+
+def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> Step:
+    """Passed: the next gate, or accepted. Not passed: repair while it may help, else climb."""
+    tier = policy.tier(checked.tier)
+    at = next(i for i, gate in enumerate(tier.gates) if gate.name == checked.gate)
+    if checked.passed:
+        return Check(tier.name, tier.gates[at + 1].name) if at + 1 < len(tier.gates) else Finish("accepted", answered(trail))
+    repairs = repairs_of(trail, tier.name)
+    if tier.gates[at].repairable and checked.score is not None and repairs < tier.repair:
+        return Repair(tier.name, repairs + 1)
+    return _climb(policy, trail, tier.name)
+
+
+def _climb(policy: Policy, trail: Sequence[Event], name: str) -> Step:
+    above = next_tier(policy, name)
+    return Try(above.name) if above else _exhausted(policy, trail, "exhausted")
+
+
+def _exhausted(policy: Policy, trail: Sequence[Event], why: str) -> Finish:
+    """No tier is left to ask: the best answer is served as flagged, unless there is none or the policy wants an error."""
+    usable = [i for i, e in enumerate(trail) if isinstance(e, Tried) and e.gate is None and e.finish in ("stop", "length")]
+    if not usable:
+        return _without_answer(trail, why)
+    if why == "configuration" or policy.outcomes.exhausted == "error":
+        return Finish("failed", None, why)
+    best = usable[-1] if policy.outcomes.exhausted == "last" else max(usable, key=lambda i: (standing(policy, trail, i), i))
+    return Finish("flagged", best, why)
+
+
+def _without_answer(trail: Sequence[Event], why: str) -> Finish:
+    asked = [e for e in trail if isinstance(e, Tried | Failed) and e.gate is None]
+    refusals = [e for e in asked if isinstance(e, Tried)]
+    if refusals and why == "exhausted":
+        return Finish("refused", None, refusals[-1].finish)
+    failures = [e for e in asked if isinstance(e, Failed)]
+    return Finish("failed", None, failures[-1].error if failures else why)
+
+
+# ---------------------------------------------------------------- reading a trail
+
+
+def latest(trail: Sequence[Event]) -> Event | None:
+    """The last event that is not a gate's own call."""
+    for event in reversed(trail):
+        if isinstance(event, Checked | Skipped) or event.gate is None:
+            return event
+    return None
+
+
+def answered(trail: Sequence[Event]) -> int | None:
+    """The index of the last answer of a tier itself."""
+    for i in range(len(trail) - 1, -1, -1):
+        event = trail[i]
+        if isinstance(event, Tried) and event.gate is None:
+            return i
+    return None
+
+
+def verdicts(trail: Sequence[Event], answer: int) -> list[Checked]:
+    """The checks of the answer at that index, in order."""
+    found = []
+    for event in trail[answer + 1 :]:
+        if isinstance(event, Checked):
+            found.append(event)
+        elif isinstance(event, Skipped) or event.gate is None:
+            break
+    return found
+
+
+def standing(policy: Policy, trail: Sequence[Event], answer: int) -> float:
+    """How far an answer got through its tier's gates, 0 to 1; a truncated answer stands below all others (-1)."""
+    tried = trail[answer]
+    assert isinstance(tried, Tried)
+    if tried.finish != "stop":
+        return -1.0
+    gates = policy.tier(tried.tier).gates
+    return sum(c.passed for c in verdicts(trail, answer)) / len(gates) if gates else 1.0
+
+
+def repairs_of(trail: Sequence[Event], tier: str) -> int:
+    """How many repairs this tier has answered."""
+    return sum(isinstance(e, Tried) and e.gate is None and e.tier == tier and e.repair > 0 for e in trail)
+
+
+def next_tier(policy: Policy, name: str) -> Tier | None:
+    """The tier above the one of that name."""
+    names = [tier.name for tier in policy.tiers]
+    at = names.index(name) + 1
+    return policy.tiers[at] if at < len(names) else None
+
+
+def spent(trail: Iterable[Event]) -> Decimal | None:
+    """Dollars of all events; None as soon as one of them is unknown."""
+    total = Decimal(0)
+    for event in trail:
+        if isinstance(event, Skipped):
+            continue
+        if event.cost_usd is None:
+            return None
+        total += event.cost_usd
+    return total
+
+
+def unpriced(trail: Iterable[Event]) -> tuple[str, ...]:
+    """Models that answered without a known price, each once."""
+    return tuple(dict.fromkeys(e.model for e in trail if isinstance(e, Tried | Failed) and e.cost_usd is None))

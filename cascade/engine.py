@@ -1,0 +1,272 @@
+"""The loop: ask `decide` what comes next, do it, write down what happened. Holds no rule of its own and knows no provider."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from cascade import compose
+from cascade.budget import Purse
+from cascade.decide import answered, decide, spent, unpriced
+from cascade.errors import BudgetExceeded, ConfigurationError, ProviderError
+from cascade.extract import Extracted
+from cascade.outcome import Outcome
+from cascade.types import (
+    Answer,
+    Ask,
+    Call,
+    Case,
+    Check,
+    Checked,
+    Document,
+    Event,
+    Failed,
+    Finish,
+    Json,
+    Message,
+    Policy,
+    Repair,
+    Tier,
+    Tried,
+    Try,
+    Verdict,
+    Verifier,
+)
+
+ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """A policy with everything it takes to act on it, put together once by `app`.
+
+    `verifiers` by (tier, gate); `params` by tier; `worst` is the most a call can cost in dollars, None when unknown; `read` turns an
+    answer's text into its JSON value; `purse` is the run's budget.
+    """
+
+    policy: Policy
+    ask: Ask
+    verifiers: Mapping[tuple[str, str], Verifier]
+    params: Mapping[str, Document]
+    worst: Callable[[Call], Decimal | None]
+    read: Callable[[str], Extracted]
+    purse: Purse | None = None
+
+
+async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Event] = (), id: str | None = None) -> Outcome:
+    """One request up the ladder. `seed` is a trail to go on from.
+
+    Raises InputError or TemplateError (before anything is asked) and MissingRecording; everything else becomes an Outcome.
+    """
+    return await _Climb(ladder, inputs, seed).outcome(id)
+
+
+class _Climb:
+    """One request on its way: the trail so far, and the gates' early calls in flight."""
+
+    def __init__(self, ladder: Ladder, inputs: Mapping[str, Json], seed: Sequence[Event]) -> None:
+        self.ladder = ladder
+        self.policy = ladder.policy
+        self.inputs = inputs
+        self.trail: list[Event] = list(seed)
+        self.messages: tuple[Message, ...] = compose.prompt(ladder.policy, inputs)
+        self.tier = ladder.policy.tiers[0]
+        self.call: Call | None = None  # the tier's first call, without repairs: what samples and votes repeat
+        self.asked: Call | None = None  # the call in flight
+        self.case: Case | None = None
+        self.values: dict[int, Json] = {}
+        self.heard: dict[Call, Answer] = {}  # answers of gates' calls: a repaired answer is measured against the same votes
+        self.early: dict[Call, asyncio.Task[tuple[Tried | Failed, Answer | Exception]]] = {}
+        self.purses = [p for p in (ladder.purse, self._own_purse()) if p is not None]
+
+    def _own_purse(self) -> Purse | None:
+        limit = self.policy.budget_per_request
+        return None if limit is None else Purse(limit, "request")
+
+    async def outcome(self, id: str | None) -> Outcome:
+        started = time.perf_counter()
+        try:
+            finish = await self._to_the_end()
+        finally:
+            for task in self.early.values():
+                task.cancel()
+        trail = tuple(self.trail)
+        output = tier = None
+        if finish.answer is not None:
+            served = trail[finish.answer]
+            assert isinstance(served, Tried)
+            tier = served.tier
+            output = self.values[finish.answer] if finish.answer in self.values else self.ladder.read(served.text).value
+        error = None if finish.status == "accepted" else _why(finish, trail)
+        return Outcome(f"{self.policy.name}@{self.policy.digest[:6]}", finish.status, output, tier, spent(trail), unpriced(trail),
+                       time.perf_counter() - started, trail, error, id)
+
+    async def _to_the_end(self) -> Finish:
+        if self.policy.deadline is None:
+            return await self._loop()
+        try:
+            async with asyncio.timeout(self.policy.deadline) as limit:
+                return await self._loop()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            call = self.asked
+            tier = self.tier
+            self.trail.append(Failed(tier.name, call.model if call else tier.model, "deadline",
+                                     f"the request's deadline of {self.policy.deadline:g} s is over", None if call else ZERO))
+            step = decide(self.policy, self.trail)
+            assert isinstance(step, Finish)
+            return step
+
+    async def _loop(self) -> Finish:
+        while True:
+            step = decide(self.policy, self.trail)
+            if isinstance(step, Check):
+                await self._check(step)
+            elif isinstance(step, Try):
+                await self._try(step)
+            elif isinstance(step, Repair):
+                await self._repair(step)
+            else:
+                await self._collect()
+                return step
+
+    # ------------------------------------------------------------ asking
+
+    async def _try(self, step: Try) -> None:
+        await self._collect()
+        tier = self.tier = self.policy.tier(step.tier)
+        messages = compose.carried(self.messages, tier, self.trail)
+        self.call = Call(tier.model, messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+        for gate in tier.gates:
+            for call in self.ladder.verifiers[tier.name, gate.name].early(self.inputs, self.call):
+                if call not in self.early and call not in self.heard:
+                    self.early[call] = asyncio.create_task(self._ask(call, tier, gate.name))
+        await self._answer(self.call, tier, 0)
+
+    async def _repair(self, step: Repair) -> None:
+        tier = self.policy.tier(step.tier)
+        call = self._base_call(tier)
+        await self._answer(replace(call, messages=compose.repaired(call.messages, self.trail)), tier, step.n)
+
+    def _base_call(self, tier: Tier) -> Call:
+        """The tier's first call; made anew where a request goes on from a trail."""
+        if self.call is None:
+            self.call = Call(tier.model, self.messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+        return self.call
+
+    async def _answer(self, call: Call, tier: Tier, repair: int) -> None:
+        self.case = None
+        event, _ = await self._ask(call, tier, None, repair)
+        self.trail.append(event)
+
+    async def _ask(self, call: Call, tier: Tier, gate: str | None, repair: int = 0) -> tuple[Tried | Failed, Answer | Exception]:
+        """One call, metered: its event, and its answer or why there is none. The budget is asked before the model is."""
+        try:
+            reserved = self._reserve(call)
+        except BudgetExceeded as err:
+            kind = "run_budget" if err.scope == "run" else "budget"
+            return Failed(tier.name, call.model, kind, str(err), sample=call.sample, gate=gate, repair=repair), err
+        started = time.perf_counter()
+        cost: Decimal | None = None
+        self.asked = call
+        try:
+            answer = await self.ladder.ask(call)
+            cost = ZERO if answer.cached else answer.cost_usd
+        except (ProviderError, ConfigurationError) as err:
+            self.asked = None
+            stop = isinstance(err, ConfigurationError)
+            cost = None if isinstance(err, ProviderError) and err.billed else ZERO
+            kind = "configuration" if isinstance(err, ConfigurationError) else err.kind
+            retries = err.retries if isinstance(err, ProviderError) else ()
+            return Failed(tier.name, call.model, kind, str(err), cost, time.perf_counter() - started, call.sample,
+                          None if stop else gate, repair, retries), err
+        else:
+            self.asked = None
+        finally:  # a call that was cancelled stays in `asked`: it may have been billed
+            for purse in self.purses:
+                purse.settle(reserved, cost)
+        return Tried(tier.name, call.model, answer.text, answer.finish, answer.usage, cost, time.perf_counter() - started,
+                     call.sample, gate, repair, answer.cached, answer.retries), answer
+
+    def _reserve(self, call: Call) -> Decimal:
+        if not self.purses:
+            return ZERO
+        worst = self.ladder.worst(call) or ZERO
+        for i, purse in enumerate(self.purses):
+            try:
+                purse.reserve(worst)
+            except BudgetExceeded:
+                for taken in self.purses[:i]:
+                    taken.settle(worst, ZERO)
+                raise
+        return worst
+
+    async def _collect(self) -> None:
+        """Wait for early calls that no gate asked for: they were paid, so they belong to the trail."""
+        for call in list(self.early):
+            event, _ = await self.early[call]
+            del self.early[call]
+            self.trail.append(event)
+
+    # ------------------------------------------------------------ checking
+
+    async def _check(self, step: Check) -> None:
+        ladder, tier = self.ladder, self.policy.tier(step.tier)
+        gate = next(g for g in tier.gates if g.name == step.gate)
+        case = self.case or self._case(tier)
+        votes: list[Tried | Failed | None] = []
+
+        async def ask(call: Call) -> Answer:
+            if call in self.heard:
+                return self.heard[call]
+            slot = len(votes)
+            votes.append(None)
+            early = self.early.pop(call, None)
+            event, result = await (early if early is not None else self._ask(call, tier, gate.name))
+            votes[slot] = event
+            if isinstance(result, Exception):
+                raise result
+            self.heard[call] = result
+            return result
+
+        started = time.perf_counter()
+        try:
+            verdict = await ladder.verifiers[tier.name, gate.name](case, ask)
+        except (ProviderError, BudgetExceeded) as err:
+            verdict = Verdict(None, f"{gate.name} could not tell: {err}")
+        except ConfigurationError as err:
+            self.trail.extend(v for v in votes if v is not None)
+            if not any(isinstance(v, Failed) and v.error == "configuration" for v in votes):
+                self.trail.append(Failed(tier.name, tier.model, "configuration", str(err)))
+            return
+        self.trail.extend(v for v in votes if v is not None)
+        passed = verdict.score is not None and verdict.score >= gate.threshold
+        self.trail.append(Checked(tier.name, gate.name, verdict.score, gate.threshold, passed, verdict.reason, verdict.fields,
+                                  verdict.signals, ZERO, time.perf_counter() - started))
+
+    def _case(self, tier: Tier) -> Case:
+        at = answered(self.trail)
+        assert at is not None, "a check follows an answer"
+        tried = self.trail[at]
+        assert isinstance(tried, Tried)
+        read = self.ladder.read(tried.text)
+        self.values[at] = read.value
+        self.case = Case(self.inputs, tried.text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
+                         read.problem, read.notes)
+        return self.case
+
+
+def _why(finish: Finish, trail: Sequence[Event]) -> str:
+    """One line for people: the finish's kind, and the last thing that went wrong."""
+    for event in reversed(trail):
+        if isinstance(event, Failed):
+            return f"{finish.error}: {event.reason}" if event.error == finish.error else f"{finish.error}: {event.error}: {event.reason}"
+        if isinstance(event, Checked) and not event.passed:
+            return f"{finish.error}: {event.tier}: {event.reason or event.gate}"
+        if isinstance(event, Tried) and event.gate is None and event.finish != "stop":
+            return f"{finish.error}: {event.tier}: {'the answer was cut off' if event.finish == 'length' else event.finish}"
+    return finish.error or finish.status

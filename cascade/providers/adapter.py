@@ -1,0 +1,222 @@
+"""One call through an SDK's generic `post`: body out as bytes, reply in as bytes, deadline, clock, price. Knows no wire and no SDK.
+
+`chat.completions.create` and `messages.create` spend most of their time building pydantic models that we do not need: `post` is
+public in both SDKs and keeps their authentication, base URL, headers, proxies and errors. See docs/design/providers.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+import orjson
+
+from cascade import prices
+from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, TimedOut
+from cascade.providers import Capabilities, capabilities, is_own_server, kind, missing_key, replies, unsupported
+from cascade.providers.failures import translated
+from cascade.types import Answer, Call, FinishReason, Json, Message, Provider, Usage
+
+_MOST_PLANS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reply says."""
+
+    text: str
+    finish: FinishReason
+    model: str
+    service_tier: str | None = None
+
+
+class Wire(Protocol):
+    """One request format. `fields` are the body but for the messages; `messages` are the messages as body fields."""
+
+    path: str
+
+    def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]: ...
+
+    def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]: ...
+
+    def read(self, reply: dict[str, Any], where: str) -> Reading: ...
+
+    def usage(self, reply: dict[str, Any], where: str) -> Usage | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all calls of one model, parameters and schema have in common: the end of the body and what is said about the schema in
+    the system message. Where samples get a seed each, `seed` is the first; `seeded`: the policy says so, else sample 0 has none."""
+
+    tail: bytes
+    suffix: str | None
+    seed: int | None
+    seeded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """An SDK's client with the whole URL of its one endpoint, which spares the SDK from joining one for every call."""
+
+    sdk: Any
+    url: str
+
+    async def close(self) -> None:
+        await self.sdk.close()
+
+
+class SdkAdapter:
+    """An `Ask` to one provider. `make(provider, http_client)` builds the SDK's client; `as_json`: it wants the body as a dict."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        pricing: prices.Pricing,
+        wire: Wire,
+        make: Callable[[Provider, Any], Any],
+        as_json: bool = False,
+    ) -> None:
+        self.provider = provider
+        self.wire = wire
+        self._pricing = pricing
+        self._make = make
+        self._as_json = as_json
+        self._table = provider.base_url if is_own_server(provider) else kind(provider.kind).prices
+        self._plans: dict[tuple[str, str, str | None], Plan] = {}
+        self._clients: Any = None
+        self._reply_type: Any = None
+
+    async def __call__(self, call: Call) -> Answer:
+        """Asks. Raises ProviderError and ConfigurationError as in errors.py; `call.timeout` bounds the whole call."""
+        body = self._body(call)
+        client = self._client()
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(call.timeout):
+                content = await self._post(client, body, call.model)
+        except TimeoutError as error:
+            raise TimedOut(f"{call.model}: no answer within {call.timeout:g} s") from error
+        return self._answer(call, content, time.perf_counter() - started)
+
+    async def close(self) -> None:
+        """Closes the connections of the running loop."""
+        if self._clients is not None:
+            await self._clients.close()
+
+    # ------------------------------------------------------------ out
+
+    def _body(self, call: Call) -> bytes:
+        plan = self._plan(call)
+        messages = call.messages if plan.suffix is None else _with_suffix(call.messages, plan.suffix)
+        try:
+            head = orjson.dumps(self.wire.messages(messages))
+        except TypeError as error:
+            raise InputError(f"{call.model}: the prompt is no valid text: {error}") from error
+        seed = b""
+        if plan.seed is not None and (plan.seeded or call.sample > 0):
+            seed = b'"seed":%d,' % (plan.seed + call.sample)
+        return head[:-1] + b"," + seed + plan.tail
+
+    def _plan(self, call: Call) -> Plan:
+        key = (call.model, call.params.digest, call.schema.digest if call.schema else None)
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._planned(call)
+        return plan
+
+    def _planned(self, call: Call) -> Plan:
+        params = dict(call.params.json)
+        schema = call.schema.json if call.schema else None
+        problem = unsupported(self.provider, call.model, params, schema)
+        if problem:
+            raise ConfigurationError(problem)
+        takes = capabilities(self.provider, call.model, params)
+        seeded = "seed" in params
+        seed = params.pop("seed", 0) if takes.seed else None
+        model = call.model.partition("/")[2]
+        suffix = _in_words(schema) if schema is not None and takes.schema in ("none", "object") else None
+        return Plan(orjson.dumps(self.wire.fields(model, params, schema, takes))[1:], suffix, seed, seeded)
+
+    # ------------------------------------------------------------ over the wire
+
+    def _client(self) -> _Client:
+        """The SDK's client for this loop. The first call of a process imports the SDK, before its deadline starts."""
+        if self._clients is None:
+            problem = missing_key(self.provider)
+            if problem:
+                raise ConfigurationError(problem)
+            import httpx2
+
+            from cascade.providers.transport import PerLoop, http_client
+
+            self._reply_type = httpx2.Response
+            self._clients = PerLoop(lambda plain: self._opened(http_client(plain=plain)))
+        try:
+            client: _Client = self._clients.get()
+            return client
+        except (CascadeError, ImportError):
+            raise
+        except Exception as error:  # each SDK has its own way to say that credentials, a region or a project are missing
+            raise ConfigurationError(f'provider "{self.provider.name}": {error}') from error
+
+    def _opened(self, http_client: Any) -> _Client:
+        sdk = self._make(self.provider, http_client)
+        return _Client(sdk, f"{str(sdk.base_url).rstrip('/')}{self.wire.path}")
+
+    async def _post(self, client: _Client, body: bytes, where: str) -> bytes:
+        try:
+            if self._as_json:
+                response = await client.sdk.post(self.wire.path, cast_to=self._reply_type, body=orjson.loads(body))
+            else:
+                response = await client.sdk.post(client.url, cast_to=self._reply_type, content=body)
+        except Exception as error:  # the SDKs let through what recorders, cloud credentials and our transport raise
+            failure = translated(error, where)
+            raise failure if failure is not error else error from error
+        content: bytes = response.content
+        return content
+
+    # ------------------------------------------------------------ in
+
+    def _answer(self, call: Call, content: bytes, seconds: float) -> Answer:
+        reply = replies.load(content, call.model)
+        usage = self.wire.usage(reply, call.model)
+        try:
+            read = self.wire.read(reply, call.model)
+        except BadReply as error:
+            error.cost_usd = self._cost(call, usage, None, None)
+            raise
+        cost = self._cost(call, usage, read.service_tier, read.model)
+        return Answer(
+            text=read.text,
+            finish=read.finish,
+            usage=usage,
+            cost_usd=cost,
+            seconds=seconds,
+            model=read.model or call.model.partition("/")[2],
+            service_tier=read.service_tier,
+        )
+
+    def _cost(self, call: Call, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
+        return prices.cost(usage, call.model, self._pricing, self._table, service_tier, answered_by)
+
+
+def _with_suffix(messages: tuple[Message, ...], suffix: str) -> tuple[Message, ...]:
+    """The messages with a sentence added to the system message, which is made when there is none."""
+    for index, message in enumerate(messages):
+        if message.role == "system":
+            longer = Message("system", f"{message.content}\n\n{suffix}")
+            return (*messages[:index], longer, *messages[index + 1 :])
+    return (Message("system", suffix), *messages)
+
+
+def _in_words(schema: Json) -> str:
+    """What a server that ignores schemas is told instead."""
+    text = orjson.dumps(schema).decode()
+    return f"Answer with one JSON value that fits this JSON Schema, without any text around it:\n{text}"

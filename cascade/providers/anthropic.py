@@ -1,0 +1,108 @@
+"""Anthropic's Messages wire, for Anthropic, Bedrock, Vertex, Foundry and servers that speak it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cascade import projection
+from cascade.prices import Pricing
+from cascade.providers import Adapter, Capabilities, key_env
+from cascade.providers.adapter import Reading, SdkAdapter
+from cascade.providers.failures import bad_reply
+from cascade.providers.replies import count, text, usage
+from cascade.types import NOTHING, FinishReason, Json, Message, Provider, Usage
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
+    """The adapter for a provider of kind anthropic, bedrock, vertex or foundry."""
+    # The cloud clients move the model from the body into the URL: they want the body as a dict.
+    return SdkAdapter(provider, pricing, Messages(), _client, as_json=provider.kind in ("bedrock", "vertex"))
+
+
+def _client(provider: Provider, http_client: Any) -> Any:
+    import anthropic
+
+    options = provider.options
+    common: dict[str, Any] = {
+        "base_url": provider.base_url,
+        "http_client": http_client,
+        "max_retries": 0,
+        "default_headers": dict(options.get("headers", {})),
+        "open_telemetry": False,  # cascade's own spans tell more, and two would count each call twice
+    }
+    if provider.kind == "bedrock":
+        return anthropic.AsyncAnthropicBedrock(aws_region=options.get("region"), aws_profile=options.get("profile"), **common)
+    if provider.kind == "vertex":
+        named = {name: options[key] for name, key in (("region", "region"), ("project_id", "project")) if key in options}
+        return anthropic.AsyncAnthropicVertex(**named, **common)
+    name = key_env(provider)
+    key = os.environ[name] if name else "none"  # or the SDK would look for a key itself, and send it to any base_url
+    if provider.kind == "foundry":
+        return anthropic.AsyncAnthropicFoundry(resource=options.get("resource"), api_key=key, **common)
+    return anthropic.AsyncAnthropic(api_key=key, **common)
+
+
+_FINISHES: Mapping[str, FinishReason] = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "refusal"}
+_OURS = {"tool_use": "the model calls a tool it was not given", "pause_turn": "the model paused for a server tool"}
+
+
+class Messages:
+    """The Messages API."""
+
+    path = "/v1/messages"
+
+    def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]:
+        fields: dict[str, Json] = {"model": model, "max_tokens": DEFAULT_MAX_TOKENS, **params}
+        output: dict[str, Json] = {"effort": fields.pop("effort")} if "effort" in fields else {}
+        if schema is not None and takes.schema in ("strict", "full"):
+            projected = projection.project(schema) if takes.schema == "strict" else schema
+            output["format"] = {"type": "json_schema", "schema": projected}
+        if output:
+            fields["output_config"] = output
+        return fields
+
+    def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]:
+        """System messages go to their own field; there is no such role on this wire."""
+        turns = [{"role": message.role, "content": message.content} for message in messages if message.role != "system"]
+        system = "\n\n".join(message.content for message in messages if message.role == "system")
+        return {"system": system, "messages": turns} if system else {"messages": turns}
+
+    def read(self, reply: dict[str, Any], where: str) -> Reading:
+        content = reply.get("content")
+        stop = reply.get("stop_reason")
+        if not isinstance(content, list):
+            if stop != "refusal":
+                raise bad_reply(where, f"200, but no content{_error_in(reply)}")
+            content = []
+        blocks = [block for block in content if isinstance(block, dict) and block.get("type") == "text"]
+        said = "".join(text(block.get("text"), "a text block", where) for block in blocks)
+        if isinstance(stop, str) and stop in _OURS:
+            raise bad_reply(where, f"200, but {_OURS[stop]}")
+        if not blocks and stop not in _FINISHES:
+            raise bad_reply(where, "200, but the content has no text block")
+        record = reply.get("usage")
+        service_tier = text(record.get("service_tier"), "service_tier", where) or None if isinstance(record, dict) else None
+        finish = _FINISHES.get(stop, "stop") if isinstance(stop, str) else "stop"
+        return Reading(said, finish, text(reply.get("model"), "model", where), service_tier)
+
+    def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
+        record = reply.get("usage")
+        if not isinstance(record, dict):
+            return None
+        cached, written = count(record, "cache_read_input_tokens", where), count(record, "cache_creation_input_tokens", where)
+        return usage(
+            count(record, "input_tokens", where) + cached + written,  # this wire counts cached tokens beside the input
+            count(record, "output_tokens", where),
+            cached,
+            written,
+            count(record.get("output_tokens_details"), "thinking_tokens", where),
+        )
+
+
+def _error_in(reply: dict[str, Any]) -> str:
+    error = reply.get("error")
+    return f": {error.get('message') or error}" if isinstance(error, dict) else ""

@@ -1,0 +1,82 @@
+"""Input rows: JSONL in, one request a line. Every mistake is found, with file and line, before anything is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiter
+
+from cascade.errors import InputError
+from cascade.types import Json
+
+MAX_LINE = 8 * 1024 * 1024
+"""Bytes a line may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request: `id` as text, the template's `inputs`, the right answer `gold` if known; `problem` for a line that is no request."""
+
+    id: str
+    line: int
+    inputs: dict[str, Json]
+    gold: Json = None
+    problem: str | None = None
+
+
+def read(path: str) -> list[Row]:
+    """All rows of a JSONL file; bad lines come back with a `problem`.
+
+    Raises InputError where no row can be trusted: the file cannot be read or is empty, or an id stands twice.
+    """
+    rows = list(_rows(path))
+    if not rows:
+        raise InputError(f"{path}: there are no rows in it")
+    seen: dict[str, int] = {}
+    for row in rows:
+        if row.id in seen:
+            raise InputError(f"{path}:{row.line}: id {row.id!r} stands already in line {seen[row.id]}; ids must be unique")
+        seen[row.id] = row.line
+    return rows
+
+
+def _rows(path: str) -> Iterator[Row]:
+    try:
+        with Path(path).open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if line.strip():
+                    yield parse(line, number, path)
+    except OSError as err:
+        raise InputError(f"{path}: {err.strerror or err}") from err
+
+
+def parse(line: bytes, number: int, path: str) -> Row:
+    """The row of one line. A row without an id is called by its line number."""
+    problem, value = _object(line)
+    if problem:
+        return Row(f"line-{number}", number, {}, problem=f"{path}:{number}: {problem}")
+    assert isinstance(value, dict)
+    nested = isinstance(value.get("inputs"), dict)
+    id = value.get("id")
+    if (id is not None and not isinstance(id, str | int)) or isinstance(id, bool):
+        return Row(f"line-{number}", number, {}, problem=f'{path}:{number}: "id" must be text or a whole number')
+    inputs = value["inputs"] if nested else {k: v for k, v in value.items() if k not in ("id", "gold")}
+    extra = sorted(value.keys() - {"id", "inputs", "gold"}) if nested else []
+    if extra:
+        return Row(str(id or f"line-{number}"), number, {}, problem=f'{path}:{number}: unknown key {extra[0]!r} beside "inputs"')
+    return Row(str(number) if id is None else str(id), number, inputs, value.get("gold"))
+
+
+def _object(line: bytes) -> tuple[str | None, Json]:
+    if len(line) > MAX_LINE:
+        return f"the line has {len(line)} bytes, at most {MAX_LINE} are read", None
+    try:
+        value = jiter.from_json(line, catch_duplicate_keys=True, allow_inf_nan=False)
+    except ValueError as err:
+        return f"not JSON: {err}", None
+    if not isinstance(value, dict):
+        return f"a row is a JSON object, this is {type(value).__name__}", None
+    return None, value

@@ -1,0 +1,111 @@
+"""`schema`: the answer is valid against the policy's JSON Schema, Draft 2020-12.
+
+jsonschema-rs decides: it is fast, its patterns run in linear or bounded time, and it fetches nothing. What is wrong with a refused
+answer is said by `_explain`, which is imported when the first one turns up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import jsonschema_rs
+from pydantic import BaseModel, ConfigDict
+
+from cascade.types import Ask, Call, Case, Document, Json, Verdict
+from cascade.verifiers import Spec
+from cascade.verifiers._subschemas import MAX_EXPANSION, expansion, foreign
+from cascade.verifiers._text import one_line
+
+MAX_ERRORS = 5
+"""Errors named in a reason, and problems named of a schema."""
+
+VALID = Verdict(1.0)
+
+
+class Options(BaseModel):
+    """None: the schema is the policy's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SchemaVerifier:
+    """1.0 for a valid answer; else the share of its leaves that are valid, below 1.0, with the errors as reason."""
+
+    def __init__(self, schema: Json) -> None:
+        problems = check_schema(schema)
+        if problems:
+            raise ValueError("\n".join(problems))
+        self._schema = schema
+        self._is_valid: Callable[[Json], bool] = _validator(schema).is_valid
+
+    def early(self, inputs: Mapping[str, Json], call: Call) -> tuple[Call, ...]:
+        return ()
+
+    async def __call__(self, case: Case, ask: Ask) -> Verdict:
+        if case.problem is not None:
+            return Verdict(0.0, one_line(case.problem))
+        try:
+            if self._is_valid(case.value):
+                return VALID
+        except (ValueError, TypeError) as err:  # not JSON: a lone surrogate, a value no parser gives
+            return Verdict(0.0, one_line(f"not JSON: {err}"))
+        return self._explained(case.value)
+
+    def _explained(self, value: Json) -> Verdict:
+        from cascade.verifiers._explain import explain, share
+
+        errors = explain(self._schema, value)
+        if not errors:
+            return Verdict(0.0, "does not fit the schema, in a place that would take too long to find")
+        lines = dict.fromkeys(f"{error.path or 'the answer'}: {error.message}" for error in errors)
+        more = f" (and {len(lines) - MAX_ERRORS} more)" if len(lines) > MAX_ERRORS else ""
+        fields = dict.fromkeys(error.path for error in errors)
+        return Verdict(share(value, errors), one_line("; ".join(islice(lines, MAX_ERRORS)), 900) + more, tuple(fields))
+
+
+def _validator(schema: Json) -> Any:
+    """The deciding validator; it asserts formats and has no way out."""
+    return jsonschema_rs.Draft202012Validator(schema, validate_formats=True, offline=True)
+
+
+def check_schema(schema: Json) -> list[str]:
+    """What is wrong with a JSON Schema (Draft 2020-12), a line each; [] when it can be used.
+
+    Refused: invalid keywords, patterns that are no regular expression, `$ref` to anything outside the schema itself, and schemas
+    whose references multiply (over MAX_EXPANSION subschemas for one value).
+    """
+    if not isinstance(schema, dict | bool):
+        return ["a JSON Schema is an object, or true or false"]
+    try:
+        jsonschema_rs.meta.validate({**schema, "$schema": DRAFT} if isinstance(schema, dict) else schema)
+    except RecursionError:
+        return ["nested too deeply"]
+    except (ValueError, TypeError) as err:
+        from cascade.verifiers._explain import invalid_keywords
+
+        return invalid_keywords(schema, MAX_ERRORS) or [_first_line(err)]
+    if outside := [f"{at}: {ref!r} leads out of the schema; nothing is fetched" for at, ref in foreign(schema)]:
+        return outside
+    try:
+        _validator(schema).is_valid(None)
+    except (ValueError, TypeError) as err:  # a bad pattern, a $ref to nothing
+        return [_first_line(err)]
+    return [f"its references multiply to more than {MAX_EXPANSION} subschemas"] if expansion(schema) > MAX_EXPANSION else []
+
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _first_line(err: Exception) -> str:
+    return one_line(str(err).partition("\n\n")[0], 240)
+
+
+SPEC = Spec("schema", Options, lambda options, schema, compare: _make(schema), threshold=1.0, repairable=True)
+
+
+def _make(schema: Document | None) -> SchemaVerifier:
+    if schema is None:
+        raise ValueError("the policy has no schema: to hold answers against")
+    return SchemaVerifier(schema.json)

@@ -1,0 +1,8 @@
+"""Nothing under test reaches the network but loopback servers that the tests start themselves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,91 @@
+"""decide() as a table, and the proof that the table would notice a change: hand-made mutants of decide.py must fail it."""
+
+from __future__ import annotations
+
+import types
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from decision_table import TABLE, Case, failed, no, ok, tried
+
+from cascade import decide as module
+from cascade.decide import decide, spent, unpriced, verdicts
+from cascade.types import Checked, Tried
+
+SOURCE = Path(module.__file__).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", TABLE, ids=[case.says for case in TABLE])
+def test_decision(case: Case) -> None:
+    assert decide(case.policy, case.trail) == case.step
+
+
+MUTANTS = [
+    ("starts at the last tier", "return Try(policy.tiers[0].name)", "return Try(policy.tiers[-1].name)"),
+    ("skips the first gate", "return Check(tried.tier, gates[0].name)", "return Check(tried.tier, gates[-1].name)"),
+    ("accepts before the last gate", "if at + 1 < len(tier.gates)", "if at + 2 < len(tier.gates)"),
+    ("repairs for ever", "repairs < tier.repair", "repairs <= tier.repair"),
+    ("never repairs", "repairs < tier.repair", "repairs < 0"),
+    ("repairs what cannot be repaired", "tier.gates[at].repairable and ", ""),
+    ("repairs what could not be told", "checked.score is not None and ", ""),
+    ("counts repairs of all tiers", "e.gate is None and e.tier == tier and e.repair > 0", "e.gate is None and e.repair > 0"),
+    ("counts repairs one short", "return Repair(tier.name, repairs + 1)", "return Repair(tier.name, repairs)"),
+    ("takes a vote for the answer", "if isinstance(event, Checked | Skipped) or event.gate is None:\n            return event", "return event"),
+    ("serves the first answer", "for i in range(len(trail) - 1, -1, -1):", "for i in range(len(trail)):"),
+    ("serves a vote", "if isinstance(event, Tried) and event.gate is None:\n            return i", "if isinstance(event, Tried):\n            return i"),
+    ("climbs on a refusal", 'if policy.outcomes.refusal == "stop" else', 'if policy.outcomes.refusal == "next" else'),
+    ("accepts a filtered answer", 'if tried.finish in ("refusal", "filter"):', 'if tried.finish == "refusal":'),
+    ("checks a truncated answer", 'if tried.finish == "length":', "if False:"),
+    ("stops on truncation", 'if policy.outcomes.truncated == "stop" else', 'if policy.outcomes.truncated == "next" else'),
+    ("stops on an error", 'if policy.outcomes.error == "stop":', "if True:"),
+    ("climbs on an error that should stop", 'if policy.outcomes.error == "stop":', "if False:"),
+    ("climbs without money", "if last.error in STOPPING:", "if False:"),
+    ("the deadline does not stop", '"run_budget", "deadline", "configuration"', '"run_budget", "configuration"'),
+    ("a wrong configuration climbs", '"deadline", "configuration"', '"deadline"'),
+    ("a wrong configuration is served", 'if why == "configuration" or ', "if "),
+    ("the run's budget does not stop", '"budget", "run_budget"', '"budget"'),
+    ("a skipped tier is asked", "if isinstance(last, Skipped):\n        return _climb(policy, trail, last.tier)", "if isinstance(last, Skipped):\n        return Try(last.tier)"),
+    ("skips a tier on the way up", "at = names.index(name) + 1", "at = names.index(name) + 2"),
+    ("serves the worst", "best = usable[-1] if policy.outcomes.exhausted == \"last\" else max(", "best = usable[-1] if policy.outcomes.exhausted == \"last\" else min("),
+    ("of equals the first is served", "(standing(policy, trail, i), i))", "(standing(policy, trail, i), -i))"),
+    ("ignores exhausted: last", 'usable[-1] if policy.outcomes.exhausted == "last" else ', ""),
+    ("ignores exhausted: error", ' or policy.outcomes.exhausted == "error"', ""),
+    ("a truncated answer stands like any other", 'if tried.finish != "stop":\n        return -1.0', "pass"),
+    ("truncated answers are never served", 'e.finish in ("stop", "length")', 'e.finish == "stop"'),
+    ("refusals are served", 'e.finish in ("stop", "length")]', "True]"),
+    ("a refusal hides the budget", 'if refusals and why == "exhausted":', "if refusals:"),
+    ("a refusal at the end is a failure", 'if refusals and why == "exhausted":', "if False:"),
+    ("names the first failure", "failures[-1].error if failures", "failures[0].error if failures"),
+    ("checks of a later answer count for an earlier one", "elif isinstance(event, Skipped) or event.gate is None:\n            break", "elif False:\n            break"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "old", "new"), MUTANTS, ids=[name for name, _, _ in MUTANTS])
+def test_the_table_kills_the_mutant(name: str, old: str, new: str) -> None:
+    assert SOURCE.count(old) == 1, "the mutation must hit one place"
+    mutant = types.ModuleType("mutant")
+    exec(compile(SOURCE.replace(old, new), "mutant", "exec"), mutant.__dict__)
+    assert any(_differs(mutant.decide, case) for case in TABLE), f"no row of the table notices: {name}"
+
+
+def _differs(mutated: object, case: Case) -> bool:
+    try:
+        return bool(mutated(case.policy, case.trail) != case.step)  # type: ignore[operator]
+    except (IndexError, AssertionError, KeyError, TypeError, StopIteration):
+        return True
+
+
+def test_what_is_spent_is_the_sum_of_all_events_and_unknown_when_one_is() -> None:
+    assert spent([tried("small"), ok("small"), tried("small", gate="judge")]) == Decimal("0.02")
+    assert spent([]) == Decimal(0)
+    free = Tried("small", "p/local", "", cost_usd=None)
+    assert spent([tried("small"), free]) is None
+    assert unpriced([tried("small"), free, free]) == ("p/local",)
+
+
+def test_verdicts_belong_to_one_answer() -> None:
+    trail = [tried("small"), ok("small"), tried("small", gate="judge"), no("small", "judge"), tried("middle"), ok("middle")]
+    assert [c.gate for c in verdicts(trail, 0)] == ["schema", "judge"]
+    assert verdicts(trail, 4) == [Checked("middle", "schema", 1.0, 1.0, True)]
+    assert verdicts([failed("small")], 0) == []
