@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from fractions import Fraction
 from typing import Literal
 
 from cascade import prices, providers, verifiers
@@ -85,10 +84,11 @@ def _thresholds(policy: Policy, env: Mapping[str, str]) -> Found:
             yield "warning", "open-gate", loc, f"the threshold 0 of {gate.name} is reached by every score"
         if gate.kind in ("consistency", "agreement"):
             voices = verifiers.calls(gate.kind, gate.options) + (gate.kind == "consistency")
-            reached = min(Fraction(k, voices) for k in range(voices + 1) if k / voices >= gate.threshold)
-            if float(reached) - gate.threshold > 0.005:
+            # shares are rounded to two places, so that 0.67 means two of three
+            reached = min(share for k in range(voices + 1) if (share := round(k / voices, 2)) >= gate.threshold)
+            if reached - gate.threshold > 0.005:
                 yield ("info" if reached < 1 else "warning", "threshold-steps", loc,
-                       f"{gate.name} scores in steps of 1/{voices}: the threshold {gate.threshold:g} acts as {float(reached):.2f}")
+                       f"{gate.name} scores in steps of 1/{voices}: the threshold {gate.threshold:g} acts as {reached:g}")
 
 
 def _judges(policy: Policy, env: Mapping[str, str]) -> Found:

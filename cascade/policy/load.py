@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -10,12 +11,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import jiter
 from pydantic import BaseModel, ValidationError
 
-from cascade import prompts, providers, verifiers
+from cascade import prompts, providers, shipped, verifiers
 from cascade.compare import Comparators
 from cascade.errors import PolicyError
 from cascade.policy.model import PolicyPart, ProviderPart, TierPart, model_ref
@@ -63,6 +64,7 @@ class _Loader:
     path: str
     source: Source = field(default_factory=Source)
     problems: list[tuple[tuple[int, int], str]] = field(default_factory=list)
+    unusable: set[str] = field(default_factory=set)
 
     def load(self, text: str) -> Loaded:
         try:
@@ -96,7 +98,7 @@ class _Loader:
         except ValidationError as err:
             for error in err.errors():
                 self._translated(error)
-        return None
+            return _what_is_left(value, [error["loc"] for error in err.errors()])
 
     def _translated(self, error: Any) -> None:
         loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
@@ -213,6 +215,7 @@ class _Loader:
             loc: Loc = ("providers", given)
             if settings.kind not in providers.kind_names():
                 self.problem((*loc, "kind"), f"unknown kind{near(settings.kind, providers.kind_names())}")
+                self.unusable.add(given)
                 continue
             made = providers.provider(given, _provider_settings(settings, self._beside))
             for line in providers.problems(made):
@@ -227,6 +230,8 @@ class _Loader:
     def _model(self, loc: Loc, ref: str, params: Mapping[str, Json], schema: Document | None, known: dict[str, Provider]) -> str:
         """The model's reference, its provider found (built in, or declared) and able to do what is asked of it."""
         provider = ref.partition("/")[0]
+        if provider in self.unusable:
+            return ref
         if provider not in known:
             if provider not in providers.kind_names():
                 self.problem(loc, f"unknown provider {provider!r}{near(provider, (*known, *providers.kind_names()))}")
@@ -332,6 +337,9 @@ class _Loader:
                 options[key] = self._template((*loc, key), options[key])
                 if options[key] is None:
                     return None
+        if spec.default_prompt and not options.get("prompt"):
+            shipped_prompt = shipped.folder("prompts") / spec.default_prompt  # in the options, so that the digest covers it
+            options["prompt"] = Template(shipped_prompt.read_text(encoding="utf-8"), str(shipped_prompt))
         try:
             if kind != "schema" or schema or not self.problems:
                 spec.build(options, schema, compare)
@@ -408,20 +416,35 @@ def _provider_settings(part: ProviderPart, beside: Any) -> dict[str, Any]:
 
 def _keys_at(loc: Loc) -> tuple[str, ...]:
     """The keys a mapping of the file may have."""
-    model: Any = PolicyPart
+    model: type[BaseModel] | None = PolicyPart
+    named = False  # the next part is a name of the user's own, as in providers.local
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:
+            named = False
             continue
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            found = next((f for key, f in model.model_fields.items() if (f.alias or key) == part), None)
-            if found is None:
-                return ()
-            model = _inner(found.annotation)
-        # a name of the user's own (providers.local) stays with the model of its values
-    return tuple(f.alias or key for key, f in model.model_fields.items()) if isinstance(model, type) and issubclass(model, BaseModel) else ()
+        found = next((f for key, f in model.model_fields.items() if (f.alias or key) == part), None) if model else None
+        if found is None:
+            return ()
+        model, named = _inner(found.annotation), get_origin(found.annotation) is dict
+    return tuple(f.alias or key for key, f in model.model_fields.items()) if model else ()
 
 
-def _inner(annotation: Any) -> Any:
+def _what_is_left(value: dict[str, Json], wrong: list[tuple[str | int, ...]]) -> PolicyPart | None:
+    """The policy without the values that were refused, so that the rest can be looked at too; None where that cannot be done."""
+    rest = copy.deepcopy(value)
+    for loc in wrong:
+        inner: Any = rest
+        for part in loc[:-1]:
+            inner = inner[part] if isinstance(inner, dict) and part in inner or isinstance(inner, list) and isinstance(part, int) else None
+        if isinstance(inner, dict):
+            inner.pop(loc[-1], None)
+    try:
+        return PolicyPart.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     models = [found for arg in get_args(annotation) if (found := _inner(arg)) is not None]

@@ -38,7 +38,7 @@ def dollars(value: Any) -> Decimal:
     return amount
 
 
-def model_ref(value: Any) -> str:
+def model_ref(value: object) -> str:
     """`provider/model`, also written `provider:model`; ValueError otherwise."""
     if not isinstance(value, str):
         raise ValueError("write a model as provider/model")

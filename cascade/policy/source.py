@@ -74,7 +74,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise SourceError("aliases (*name) are not used in policies: write the value out", mark.line + 1, mark.column + 1)
         return super().compose_node(parent, index)
 
@@ -101,18 +101,19 @@ def _value(node: yaml.Node, loc: Loc, source: Source) -> Json:
     source.values[loc] = (mark.line + 1, mark.column + 1)
     if len(loc) > MAX_DEPTH:
         raise SourceError(f"nested more than {MAX_DEPTH} deep", mark.line + 1, mark.column + 1)
+    if node.tag not in _PLAIN_TAGS:
+        raise SourceError(f"the tag {node.tag} is not used in policies", mark.line + 1, mark.column + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*loc, i), source) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, loc, source)
-    if node.tag not in _PLAIN_TAGS:
-        raise SourceError(f"the tag {node.tag} is not used in policies", mark.line + 1, mark.column + 1)
+    assert isinstance(node, yaml.ScalarNode)
     if node.style in ("|", ">"):
         source.blocks[loc] = mark.line + 2
     return _scalar(node.value) if node.style is None else node.value
 
 
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
+_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")}
 
 
 def _mapping(node: yaml.MappingNode, loc: Loc, source: Source) -> dict[str, Json]:

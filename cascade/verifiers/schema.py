@@ -107,5 +107,5 @@ SPEC = Spec("schema", Options, lambda options, schema, compare: _make(schema), t
 
 def _make(schema: Document | None) -> SchemaVerifier:
     if schema is None:
-        raise ValueError("the policy has no schema: to hold answers against")
+        raise ValueError("the policy has no schema to hold answers against")
     return SchemaVerifier(schema.json)
