@@ -51,11 +51,17 @@ def translated(error: BaseException, where: str) -> BaseException:
         if isinstance(cause, CascadeError):  # raised in our transport, wrapped by the SDK
             return cause
         if type(cause).__name__ == "CannotOverwriteExistingCassetteException":
-            return MissingRecording(f"{where}: the cassette holds no such call: {_CONTROL.sub(' ', str(cause))}")
+            return MissingRecording(f"{where}: {_missing(cause)}")
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         return _of_status(status, error, where)
     return _of_connection(error, where)
+
+
+def _missing(cause: Any) -> str:
+    """What is missing: a cassette of ours can say what is nearest, and vcrpy's own message is the second best."""
+    explain = getattr(cause.cassette, "explain", None)
+    return _CONTROL.sub(" ", explain(cause.failed_request) if explain else f"the cassette holds no such call: {cause}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
