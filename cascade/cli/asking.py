@@ -132,7 +132,7 @@ def explain(
         raise InputError(f"{rows}: {err.strerror or err}") from err
     import difflib
 
-    near = difflib.get_close_matches(id, ids, 1)
+    near = difflib.get_close_matches(id, ids, 1, 0.5)
     raise InputError(f"{rows}: no row has the id {id!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
 
