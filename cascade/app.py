@@ -169,7 +169,7 @@ class Cascade:
         if outcome.status in ("accepted", "flagged") and not _incomplete(outcome):
             kept = _at_no_cost(outcome, None)
             row = {"status": kept.status, "output": kept.output, "tier": kept.tier, "error": kept.error,
-                   "trail": [records.event_to_row(event) for event in kept.trail]}
+                   "trail": [records.to_short_row(event) for event in kept.trail]}
             ttl = self._settings.ttl if outcome.status == "accepted" else self._settings.negative_ttl
             self._store.set(key, records.dumps(row).decode(), ttl)
         found = {self._tier_digests[tier]: why for tier, why in _failed_tiers(outcome).items()}

@@ -14,11 +14,15 @@ from cascade.outcome import Outcome
 from cascade.types import Checked, Event, Failed, Json, Retry, Skipped, Tried, Usage
 
 FORMAT = 1
+_ZERO = Decimal(0)
 
 _EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped]] = {
     kind.event: kind for kind in (Tried, Failed, Checked, Skipped)
 }
-_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in _EVENTS.values()}
+_FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in _EVENTS.values()}
+_ORDERED = {kind: tuple(f.name for f in fields(kind)) for kind in _EVENTS.values()}
+_DEFAULTS: dict[str, Json] = {"finish": "stop", "seconds": 0.0, "sample": 0, "gate": None, "repair": 0, "retries": (), "reason": None, "fields": (), "signals": {}}
+"""Defaults that these fields have in every kind of event that has them by default."""
 
 
 def to_line(outcome: Outcome) -> bytes:
@@ -49,7 +53,7 @@ def to_row(outcome: Outcome) -> dict[str, Json]:
 def event_to_row(event: Event) -> dict[str, Json]:
     """One event as a dict."""
     row: dict[str, Json] = {"event": event.event}
-    for name in _FIELDS[type(event)]:
+    for name in _ORDERED[type(event)]:
         row[name] = getattr(event, name)
     if "seconds" in row:
         row["seconds"] = _seconds(row["seconds"])
@@ -88,7 +92,17 @@ def from_line(line: bytes | str) -> Outcome:
 def event_from_row(row: Mapping[str, Json]) -> Event:
     """The event of a dict; keys of later formats are passed over. KeyError or TypeError when it is not whole."""
     kind = _EVENTS[row["event"]]
-    return kind(**{name: _READ.get(name, _same)(row[name]) for name in _FIELDS[kind] if name in row})
+    given = {name: value for name, value in row.items() if name in _FIELDS[kind]}
+    for name, read in _READ:
+        if name in given:
+            given[name] = read(given[name])
+    return kind(**given)
+
+
+def to_short_row(event: Event) -> dict[str, Json]:
+    """As `event_to_row`, without what is as it would be anyway: for the cache, which is read often."""
+    row = event_to_row(event)
+    return {name: value for name, value in row.items() if name == "event" or name not in _DEFAULTS or value != _DEFAULTS[name]}
 
 
 def dumps(value: Json) -> bytes:
@@ -108,16 +122,14 @@ def _seconds(value: float) -> float:
 
 def _dollars(value: float | int | None) -> Decimal | None:
     # repr of a float is the shortest text that reads back as it: for up to 15 digits the very literal that was written
+    if value == 0:
+        return _ZERO
     return None if value is None else Decimal(repr(value))
 
 
-def _same(value: Json) -> Json:
-    return value
-
-
-_READ: dict[str, Callable[[Any], Any]] = {
-    "cost_usd": _dollars,
-    "usage": lambda value: None if value is None else Usage(**value),
-    "retries": lambda value: tuple(Retry(**retry) for retry in value),
-    "fields": tuple,
-}
+_READ: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("cost_usd", _dollars),
+    ("usage", lambda value: None if value is None else Usage(**value)),
+    ("retries", lambda value: tuple(Retry(**retry) for retry in value)),
+    ("fields", tuple),
+)

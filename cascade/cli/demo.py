@@ -61,17 +61,20 @@ def _bar(size: int):  # type: ignore[no-untyped-def]  # rich is imported when so
 
 
 def _tell(played: Played, live: bool) -> None:
-    console = show.console()
     how = "asked live on this machine" if live else "replayed from recorded calls of real models: no key, no network"
-    print(f"{len(played.rows)} invoices, three local models, {how}\n")
-    summary = summarise(played.ladder, [tier.name for tier in played.policy.tiers])
-    console.print(show.tiers_table(summary, "seconds" if live else "replay s"))
-    for line in comparison(played):
-        print(line)
-    print("Prices of the local models are set in the policy in proportion to their size (no provider charges them).\n")
+    print(f"{len(played.rows)} invoices, {how}")
+    print(table(played, live))
     told = played.worth_telling()
-    print(f"The story of {told.id}:")
+    print(f"\nThe story of {told.id}:")
     print(told.explain())
+
+
+def table(played: Played, live: bool = False) -> str:
+    """The table per tier, and the ladder beside always asking its top tier, as plain text."""
+    summary = summarise(played.ladder, [tier.name for tier in played.policy.tiers])
+    grid = show.text(show.tiers_table(summary, "seconds" if live else "replay s"))
+    note = "Prices of the local models are set in the policy in proportion to their size (no provider charges them)."
+    return "\n".join([grid, *comparison(played), note])
 
 
 def comparison(played: Played) -> list[str]:

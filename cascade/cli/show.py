@@ -69,6 +69,17 @@ def _others(summary: Summary) -> str:
     return ", ".join(f"{status} {count}" for status, count in summary.statuses.most_common() if status != "accepted")
 
 
+def text(table: Table, width: int = 130) -> str:
+    """A table as plain text, without spaces at the ends of lines."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
 def console(stderr: bool = False):  # type: ignore[no-untyped-def]  # rich is imported when something is shown
     """A rich console; in a pipe it is as wide as its tables want."""
     from rich.console import Console

@@ -1,0 +1,122 @@
+"""The shipped tasks: inputs, gold, schemas, prompts and policies fit together. Needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+
+from cascade import shipped
+from cascade.compose import prompt
+from cascade.policy import check, load
+
+POLICIES = shipped.folder("policies")
+TASKS = ("invoice", "ticket", "pairwise")
+
+
+def rows(task: str) -> list[dict[str, Any]]:
+    with (POLICIES / f"{task}.inputs.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def schema(task: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((POLICIES / f"{task}.schema.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def enums(task: str) -> dict[str, list[str]]:
+    return {name: rule["enum"] for name, rule in schema(task)["properties"].items() if "enum" in rule}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_there_are_at_least_forty_rows_with_ids_of_their_own(task: str) -> None:
+    ids = [row["id"] for row in rows(task)]
+    assert len(ids) >= 40
+    assert len(set(ids)) == len(ids)
+    assert len({json.dumps(row["inputs"], sort_keys=True) for row in rows(task)}) == len(ids)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_gold_answer_is_valid(task: str) -> None:
+    rules = schema(task)
+    Draft202012Validator.check_schema(rules)
+    validator = Draft202012Validator(rules, format_checker=FormatChecker())
+    filled = {"reason": "It is right."} if task == "pairwise" else {}  # a judge's reason has no gold
+    assert [(row["id"], error.message) for row in rows(task) for error in validator.iter_errors(filled | row["gold"])] == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gold_uses_every_value_of_every_enum(task: str) -> None:
+    for name, values in enums(task).items():
+        assert {row["gold"][name] for row in rows(task)} == set(values), name
+
+
+def test_the_lines_of_every_gold_invoice_add_up_to_its_total() -> None:
+    off = {row["id"]: sum(line["amount"] for line in row["gold"]["lines"]) - row["gold"]["total"] for row in rows("invoice")}
+    assert [name for name, difference in off.items() if abs(difference) > 0.01] == []
+
+
+def test_what_a_gold_invoice_names_stands_in_its_text() -> None:
+    for row in rows("invoice"):
+        text, gold = row["inputs"]["text"], row["gold"]
+        for named in (gold["vendor"], gold["invoice_number"], *(line["description"] for line in gold["lines"])):
+            assert named.lower() in text.lower(), row["id"]
+
+
+def test_gold_tickets_keep_the_rules_that_the_policies_check() -> None:
+    for row in rows("ticket"):
+        gold, body = row["gold"], row["inputs"]["body"]
+        assert gold["account"] is None or gold["account"] in body, row["id"]
+        assert (gold["category"] == "billing") == (gold["area"] == "subscription"), row["id"]
+        assert gold["priority"] == "low" or gold["category"] in ("bug", "billing"), row["id"]
+        assert not gold["refund"] or gold["category"] == "billing", row["id"]
+
+
+def test_in_pairs_neither_a_place_nor_a_length_gives_the_winner_away() -> None:
+    pairs = rows("pairwise")
+    winners = Counter(row["gold"]["winner"] for row in pairs)
+    assert winners["a"] == winners["b"]
+    longer = 0
+    for row in pairs:
+        texts = {"a": row["inputs"]["answer_a"], "b": row["inputs"]["answer_b"]}
+        winner = row["gold"]["winner"]
+        longer += len(texts.pop(winner)) > len(*texts.values())
+    assert 0.4 <= longer / len(pairs) <= 0.6
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_policy_loads_and_renders_every_input(path: Path) -> None:
+    policy = load(str(path))
+    task = path.stem.removesuffix("_local")
+    assert policy.schema is not None
+    assert policy.schema.json == schema(task)
+    for row in rows(task):
+        system, user = prompt(policy, row["inputs"])
+        assert (system.role, user.role) == ("system", "user")
+        assert all(value in user.content for value in row["inputs"].values()), row["id"]
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*_local.yaml")), ids=lambda path: path.stem)
+def test_a_local_policy_speaks_both_wires_to_the_ports_that_cascade_local_serves(path: Path) -> None:
+    from cascade.local.models import LADDER
+
+    policy = load(str(path))
+    own = [provider for provider in policy.providers.values() if provider.base_url and "127.0.0.1:86" in provider.base_url]
+    assert {provider.kind for provider in own} == {"openai", "anthropic"}
+    ports = {one.port: one.name for one in LADDER}
+    for tier in policy.tiers:
+        name, _, model = tier.model.partition("/")
+        url = policy.providers[name].base_url
+        assert url is not None
+        assert ports[int(url.removesuffix("/v1").rpartition(":")[2])] == model
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_check_finds_nothing_to_warn_of_in_a_shipped_policy(path: Path) -> None:
+    """No unpriced or retiring model, no dead rung, no judge of its own work."""
+    report = check([str(path)], {"OPENAI_API_KEY": "x", "ANTHROPIC_API_KEY": "x"}, strict=True)
+    assert (report.lines[:-1], report.exit_code) == ([], 0)
