@@ -145,5 +145,5 @@ def spent(trail: Iterable[Event]) -> Decimal | None:
 
 
 def unpriced(trail: Iterable[Event]) -> tuple[str, ...]:
-    """Models that answered without a known price, each once."""
-    return tuple(dict.fromkeys(e.model for e in trail if isinstance(e, Tried | Failed) and e.cost_usd is None))
+    """Models whose tokens are known and their price is not, each once."""
+    return tuple(dict.fromkeys(e.model for e in trail if isinstance(e, Tried) and e.usage and e.cost_usd is None))

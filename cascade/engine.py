@@ -179,7 +179,7 @@ class _Climb:
         except (ProviderError, ConfigurationError) as err:
             self.asked = None
             stop = isinstance(err, ConfigurationError)
-            cost = None if isinstance(err, ProviderError) and err.billed else ZERO
+            cost = err.cost_usd if isinstance(err, ProviderError) and err.billed else ZERO
             kind = "configuration" if isinstance(err, ConfigurationError) else err.kind
             retries = err.retries if isinstance(err, ProviderError) else ()
             return Failed(tier.name, call.model, kind, str(err), cost, time.perf_counter() - started, call.sample,

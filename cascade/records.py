@@ -21,7 +21,9 @@ _EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped]] =
 }
 _FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in _EVENTS.values()}
 _ORDERED = {kind: tuple(f.name for f in fields(kind)) for kind in _EVENTS.values()}
-_DEFAULTS: dict[str, Json] = {"finish": "stop", "seconds": 0.0, "sample": 0, "gate": None, "repair": 0, "retries": (), "reason": None, "fields": (), "signals": {}}
+_DEFAULTS: dict[str, Json] = {
+    "finish": "stop", "seconds": 0.0, "sample": 0, "gate": None, "repair": 0, "retries": (), "reason": None, "fields": (), "signals": {},
+}  # fmt: skip
 """Defaults that these fields have in every kind of event that has them by default."""
 
 

@@ -11,7 +11,7 @@ from decision_table import TABLE, Case, failed, no, ok, tried
 
 from cascade import decide as module
 from cascade.decide import decide, spent, unpriced, verdicts
-from cascade.types import Checked, Tried
+from cascade.types import Checked, Tried, Usage
 
 SOURCE = Path(module.__file__).read_text(encoding="utf-8")
 
@@ -79,7 +79,7 @@ def _differs(mutated: object, case: Case) -> bool:
 def test_what_is_spent_is_the_sum_of_all_events_and_unknown_when_one_is() -> None:
     assert spent([tried("small"), ok("small"), tried("small", gate="judge")]) == Decimal("0.02")
     assert spent([]) == Decimal(0)
-    free = Tried("small", "p/local", "", cost_usd=None)
+    free = Tried("small", "p/local", "", usage=Usage(1, 1), cost_usd=None)
     assert spent([tried("small"), free]) is None
     assert unpriced([tried("small"), free, free]) == ("p/local",)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from cascade.app import Cascade
 from cascade.policy.bounds import bounds
 from cascade.policy.check import check
 from cascade.policy.lint import lint
 from cascade.policy.load import _Loader, load_text
+from cascade.types import Answer, CacheSettings, Call, Usage
 
 HEAD = """version: 1
 name: p
@@ -49,13 +51,23 @@ LOCAL = "providers: {local: {kind: openai, base_url: 'http://127.0.0.1:1/v1'}}\n
         ("tiers: [openai/gpt-6-luna, openai/gpt-6-luna]\n", ["5:28 same-rung"]),
         ("tiers: [anthropic/claude-opus-5-5, openai/gpt-6-luna]\n", ["5:36 order"]),
         ("tiers: [openai/gpt-99]\n", ["5:9 unpriced"]),
+        ("pricing: {openai/gpt-6-lunna: {input: 1, output: 1}}\ntiers: [openai/gpt-6-luna]\n", ["5:11 unused-price"]),
+        ("budget: {per_request: 0.0001}\ntiers: [openai/gpt-6-luna]\n", ["6:9 over-budget"]),
+        ("gates: [schema, {judge: {model: openai/gpt-6-luna}}]\ntiers: [openai/gpt-6-luna]\n", ["5:17 judge-is-maker"]),
+        (gated("{consistency: {samples: 3, fields: [a]}}"), []),
         ("tiers: [openai/gpt-4o]\n", ["5:9 retired"]),
-        (LOCAL + "tiers: [{model: local/m, params: {temperature: 0}, gates: [{consistency: 3}]}]\n", ["7:9 schema-added", "7:52 same-samples"]),
+        (LOCAL + "tiers: [{model: local/m, params: {temperature: 0}, gates: [{consistency: 3}]}]\n", ["7:9 schema-added", "7:60 same-samples"]),
         (LOCAL + "tiers: [{model: local/m, params: {temperature: 0.7}, gates: [schema, {consistency: 3}]}]\n", []),
     ],
 )
 def test_finding(tiers: str, found: list[str]) -> None:
     assert findings(tiers) == found
+
+
+def test_a_field_that_an_open_schema_does_not_name_is_told() -> None:
+    open_schema = HEAD.replace(", additionalProperties: false", "")
+    tiers = "compare: {aa: date, b.c: date}\ntiers: [{model: anthropic/claude-opus-5-5, gates: [schema, {consistency: {samples: 3, fields: [a, bb]}}]}]\n"
+    assert findings(tiers, head=open_schema) == ["5:11 unknown-field", "5:21 unknown-field", "6:60 unknown-field"]
 
 
 def test_a_tier_that_accepts_everything_makes_those_above_it_dead() -> None:
@@ -75,11 +87,53 @@ def test_worst_and_best_case_of_a_request() -> None:
     policy = load_text(text, "p.yaml")
     schema = len(orjson.dumps(policy.schema.json)) if policy.schema else 0
     found = bounds(policy, prompt_bytes=1000)
-    small = 2 * ((1000 + schema + 8000 + 2000) * 1 + 1000 * 2)
+    small = 2 * ((1000 + schema + 8000 + 1000) * 1 + 1000 * 2)  # its draft of 1,000 tokens, and what was wrong with it
     big = (1000 + schema) * 10 + 1000 * 20
     assert found.worst_usd == Decimal(small + big).scaleb(-6)
-    assert found.best_usd == Decimal((1000 + schema + 10000) // 4 * 1 + 50 * 2).scaleb(-6)
-    assert (found.worst_seconds, found.unpriced) == (30.0, ())
+    assert found.best_usd == Decimal((1000 + schema) // 4 * 1 + 50 * 2).scaleb(-6)
+    assert (found.worst_seconds, found.best_rounds, found.unpriced) == (30.0, 1, ())
+    assert [(t.tier, t.worst_usd, t.worst_seconds, t.calls) for t in found.tiers] == [
+        ("gpt-6-luna", Decimal(small).scaleb(-6), 20.0, (1, 2)),
+        ("claude-opus-5-5", Decimal(big).scaleb(-6), 10.0, (1, 1)),
+    ]
+
+
+EVERYTHING = """
+budget: {per_request: 9}
+pricing: {openai/gpt-6-luna: {input: 1, output: 2}, anthropic/claude-opus-5-5: {input: 10, output: 20}, anthropic/claude-haiku-5-5: {input: 1, output: 1}}
+tiers:
+  - model: openai/gpt-6-luna
+    repair: 2
+    gates:
+      - consistency: {samples: 3, threshold: 0}
+      - judge: {model: anthropic/claude-haiku-5-5, threshold: 0}
+      - check: "a == 'never'"
+  - {model: anthropic/claude-opus-5-5, repair: 1, carry: draft, gates: [schema, {check: "a == 'no'"}, {agreement: {with: anthropic/claude-haiku-5-5}}]}
+"""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_run_in_which_everything_fails_stays_within_the_worst_case(anyio_backend: str) -> None:
+    policy = load_text(HEAD + EVERYTHING, "p.yaml")
+    limits, calls = bounds(policy, prompt_bytes=5), []
+
+    async def fail(call: Call) -> Answer:
+        calls.append(call)
+        size = sum(len(m.content.encode()) for m in call.messages)
+        pays = policy.pricing[call.model]
+        cost = (size * pays["input"] + call.params.json["max_tokens"] * pays["output"]).scaleb(-6)
+        text = '{"a": "%s"}' % (f"{len(calls)}" * 40)  # never the same: no vote agrees
+        return Answer(text, usage=Usage(size, 1), cost_usd=cost, model=call.model)
+
+    async with Cascade(policy, ask=fail, cache=CacheSettings("off")) as cascade:
+        outcome = await cascade.arun({"x": "z"})
+    assert outcome.status == "flagged"
+    assert len(calls) <= sum(tier.calls[1] for tier in limits.tiers)
+    assert sum(call.model == "anthropic/claude-opus-5-5" for call in calls) == 2
+    assert outcome.cost_usd is not None
+    assert limits.worst_usd is not None
+    assert 0 < outcome.cost_usd <= limits.worst_usd
 
 
 def test_the_budget_caps_the_worst_case_and_an_unpriced_model_leaves_it_unknown() -> None:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from cascade.local.weights import fetch, shown
 from cascade.local.models import LADDER, LocalError, LocalModel, model
 from cascade.local.servers import Running, ladder, start, status, stop
+from cascade.local.weights import fetch, shown
 
 __all__ = ["LADDER", "LocalError", "LocalModel", "Running", "fetch", "ladder", "model", "shown", "start", "status", "stop"]

@@ -1,4 +1,4 @@
-"""What a request costs and takes at best and at worst, in dollars and seconds, before any is made."""
+"""What a request costs and takes at best and at worst, tier by tier, before any is made."""
 
 from __future__ import annotations
 
@@ -9,66 +9,120 @@ from decimal import Decimal
 import orjson
 
 from cascade import prices, providers, verifiers
-from cascade.types import Policy, Tier
+from cascade.types import Gate, Policy, Template, Tier
 
 ZERO = Decimal(0)
-PROMPT_BYTES = 4000
-"""The prompt's size that is reckoned with where none is known: about 1,000 tokens of English."""
+INPUT_BYTES = 4000
+"""What the inputs are taken to add to the templates where no prompt is known: about 1,000 tokens of English."""
+ANSWER_BYTES = 8
+"""Bytes of an answer's token, for drafts that are shown again."""
+REASON_BYTES = 1000
+"""Bytes of one gate's reason, which a repair or the next tier is shown."""
+JUDGED = 4
+"""A judge sees inputs and answer as JSON within JSON: a quote takes four bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierBounds:
+    """One tier's share. `best_usd`: its first answer is accepted. `calls` are those it makes then and at most. None: no price."""
+
+    tier: str
+    best_usd: Decimal | None
+    worst_usd: Decimal | None
+    worst_seconds: float
+    calls: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Dollars and seconds of one request. `best`: accepted by the first tier, short answer. `worst`: every tier, repair, vote and
-    judge at its longest. None: a model has no price. `unpriced` names those. `prompt_bytes` is what the prompt was taken to have."""
+    """Dollars and seconds of one request. `best`: the first tier's first answer, a short one, is accepted after `best_rounds` calls
+    one after the other. `worst`: every tier, repair, vote and judge at its longest, within budget and deadline. None: a model has no
+    price; `unpriced` names those. `prompt_bytes` is what the prompt was taken to have."""
 
     best_usd: Decimal | None
     worst_usd: Decimal | None
+    best_rounds: int
     worst_seconds: float
     prompt_bytes: int
     unpriced: tuple[str, ...]
+    tiers: tuple[TierBounds, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A kind of call a tier may make: model, how often at most, most bytes in, most tokens out, at best made at all."""
+    """A kind of call that a tier makes: how often, and of how many bytes, at best and at most; `out` tokens at most."""
 
     model: str
-    times: int
-    size: int
+    times: tuple[int, int]
+    size: tuple[int, int]
     out: int
-    sure: int
-    seconds: float
 
 
-def bounds(policy: Policy, prompt_bytes: int = PROMPT_BYTES) -> Bounds:
-    """The bounds for prompts of that many bytes (a token is at least one byte, so at worst each byte is one)."""
-    calls = [(i, call) for i, tier in enumerate(policy.tiers) for call in _calls(policy, tier, prompt_bytes)]
-    unpriced = tuple(dict.fromkeys(call.model for _, call in calls if _price(policy, call.model) is None))
-    worst = None if unpriced else sum((call.times * _most(policy, call) for _, call in calls), ZERO)
+def bounds(policy: Policy, prompt_bytes: int | None = None) -> Bounds:
+    """The bounds for prompts of that many bytes; a token is at least one byte, so at worst each byte is one.
+
+    Retries cost nothing: what is retried was not answered. Where no size is given it is the templates' own and INPUT_BYTES.
+    """
+    size = prompt_bytes if prompt_bytes is not None else INPUT_BYTES + sum(_length(t) for t in (policy.prompt, policy.system) if t)
+    calls = {tier.name: list(_calls(policy, i, size)) for i, tier in enumerate(policy.tiers)}
+    tiers = tuple(_tier(policy, tier, calls[tier.name]) for tier in policy.tiers)
+    unpriced = tuple(dict.fromkeys(call.model for each in calls.values() for call in each if _price(policy, call.model) is None))
+    worst, seconds = _sum([tier.worst_usd for tier in tiers]), sum(tier.worst_seconds for tier in tiers)
     if worst is not None and policy.budget_per_request is not None:
         worst = min(worst, policy.budget_per_request)
-    first = [call for i, call in calls if i == 0]
-    best = None if any(call.model in unpriced for call in first) else sum((call.sure * _least(policy, call) for call in first), ZERO)
-    seconds = sum(_seconds(policy, tier, prompt_bytes) for tier in policy.tiers)
-    return Bounds(best, worst, min(seconds, policy.deadline or seconds), prompt_bytes, unpriced)
+    return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], beside=0), min(seconds, policy.deadline or seconds), size, unpriced, tiers)
 
 
-def _calls(policy: Policy, tier: Tier, size: int) -> Iterator[_Call]:
-    """What one tier may ask: itself with its repairs, and its gates for each of these answers (a vote is paid once)."""
-    schema = len(orjson.dumps(policy.schema.json)) if policy.schema else 0
-    answer = tier.max_tokens * 8  # bytes of the draft that a repair or a dearer tier is shown
-    longest = size + schema + (answer + 2000 if tier.repair or tier.carry != "nothing" else 0)
-    yield _Call(tier.model, 1 + tier.repair, longest, tier.max_tokens, 1, tier.timeout)
+def _tier(policy: Policy, tier: Tier, calls: list[_Call]) -> TierBounds:
+    best = _sum([_least(policy, call) for call in calls])
+    worst = _sum([_most(policy, call) for call in calls])
+    seconds = tier.timeout * (1 + tier.repair) * (1 + _rounds(tier))
+    return TierBounds(tier.name, best, worst, seconds, (sum(c.times[0] for c in calls), sum(c.times[1] for c in calls)))
+
+
+def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
+    """What one tier may ask: itself, and its gates for each of its answers (a vote that was lost is asked for again)."""
+    tier = policy.tiers[i]
+    size = prompt + (len(orjson.dumps(policy.schema.json)) if policy.schema else 0)
+    first = size + (_carried(tier, policy.tiers[i - 1]) if i else 0)
+    answers = 1 + tier.repair
+    yield _Call(tier.model, (1, answers), (size, first + (_told_again(tier) if tier.repair else 0)), tier.max_tokens)
     for gate in tier.gates:
         count = verifiers.calls(gate.kind, gate.options)
-        if not count:
-            continue
         models = verifiers.models(gate.kind, gate.options) or (tier.model,)
-        judges = gate.kind not in ("agreement", "consistency")
-        out = verifiers.max_tokens(gate.kind, gate.options) or tier.max_tokens
-        for model in models:
+        text = _own_text(gate)
+        sizes = (size + text, first + text)
+        if gate.kind not in ("agreement", "consistency"):
+            sizes = (size + text, JUDGED * (prompt + tier.max_tokens * ANSWER_BYTES) + text)
+        for model in models if count else ():
             each = count // len(models)
-            yield _Call(model, each * (1 + tier.repair if judges else 1), longest + answer if judges else longest, out, each, tier.timeout)
+            yield _Call(model, (each, each * answers), sizes, verifiers.max_tokens(gate.kind, gate.options) or tier.max_tokens)
+
+
+def _told_again(tier: Tier) -> int:
+    """Bytes of the tier's draft, and of what was wrong with it."""
+    return tier.max_tokens * ANSWER_BYTES + REASON_BYTES * max(1, len(tier.gates))
+
+
+def _carried(tier: Tier, below: Tier) -> int:
+    """Bytes that a tier is shown of the last one's try."""
+    errors = REASON_BYTES * max(1, len(below.gates))
+    return {"nothing": 0, "errors": errors, "draft": errors + 2 * below.max_tokens * ANSWER_BYTES}[tier.carry]
+
+
+def _own_text(gate: Gate) -> int:
+    """Bytes of the gate's own prompt and rubric, and of the lines around what is judged."""
+    texts = sum(len(value.encode()) for value in gate.options.values() if isinstance(value, str))
+    return texts + sum(_length(value) for value in gate.options.values() if isinstance(value, Template)) + 500
+
+
+def _length(template: Template) -> int:
+    return len(template.source.encode())
+
+
+def _rounds(tier: Tier, beside: int = 1) -> int:
+    """Waits for calls, one gate after the other. Agreement's are made `beside` the answer, unless they are lost and asked again."""
+    return sum(beside if gate.kind == "agreement" else 1 for gate in tier.gates if verifiers.calls(gate.kind, gate.options))
 
 
 def _price(policy: Policy, model: str) -> prices.UnitPrices | None:
@@ -76,21 +130,20 @@ def _price(policy: Policy, model: str) -> prices.UnitPrices | None:
     return prices.unit_prices(model, policy.pricing, providers.kind(provider.kind).prices)
 
 
-def _most(policy: Policy, call: _Call) -> Decimal:
+def _most(policy: Policy, call: _Call) -> Decimal | None:
     unit = _price(policy, call.model)
-    assert unit is not None
-    at = unit.at(call.size)
-    return (call.size * max(at.input, at.cache_write or ZERO) + call.out * max(at.output, at.reasoning or ZERO)).scaleb(-6) + at.request
+    return None if unit is None else call.times[1] * unit.most(call.size[1], call.out)
 
 
-def _least(policy: Policy, call: _Call) -> Decimal:
+def _least(policy: Policy, call: _Call) -> Decimal | None:
     """A quarter of a token a byte, nothing cached, an answer of 50 tokens: what a good day looks like, not a bound."""
     unit = _price(policy, call.model)
-    assert unit is not None
-    return (call.size // 4 * unit.input + min(50, call.out) * unit.output).scaleb(-6) + unit.request
+    if unit is None:
+        return None
+    return call.times[0] * ((call.size[0] // 4 * unit.input + min(50, call.out) * unit.output).scaleb(-6) + unit.request)
 
 
-def _seconds(policy: Policy, tier: Tier, size: int) -> float:
-    """The tier and its repairs one after the other, and its gates' calls after each answer."""
-    gates = sum(1 for gate in tier.gates if verifiers.calls(gate.kind, gate.options))
-    return tier.timeout * (1 + tier.repair) * (1 + gates)
+def _sum(amounts: list[Decimal | None]) -> Decimal | None:
+    """None when one of them is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, ZERO) if len(known) == len(amounts) else None

@@ -55,7 +55,8 @@ def _line(path: str, finding: Finding) -> str:
 
 def _worth(limits: Bounds) -> str:
     money = f"a request costs about {_usd(limits.best_usd)} at best and at most {_usd(limits.worst_usd)} at worst"
-    return f"{money}, and takes at most {limits.worst_seconds:g} s (prompt of {limits.prompt_bytes} bytes)"
+    rounds = f"{limits.best_rounds} calls one after the other" if limits.best_rounds > 1 else "one call"
+    return f"{money}; takes at least {rounds} and at most {limits.worst_seconds:g} s (for a prompt of {limits.prompt_bytes} bytes)"
 
 
 def _usd(amount: Decimal | None) -> str:
@@ -67,5 +68,20 @@ def _row(finding: Finding) -> Json:
 
 
 def _bounds_row(limits: Bounds) -> Json:
-    number = {name: None if (amount := getattr(limits, name)) is None else float(amount) for name in ("best_usd", "worst_usd")}
-    return {**number, "worst_seconds": limits.worst_seconds, "prompt_bytes": limits.prompt_bytes, "unpriced": list(limits.unpriced)}
+    return {
+        "best_usd": _number(limits.best_usd),
+        "worst_usd": _number(limits.worst_usd),
+        "best_rounds": limits.best_rounds,
+        "worst_seconds": limits.worst_seconds,
+        "prompt_bytes": limits.prompt_bytes,
+        "unpriced": list(limits.unpriced),
+        "tiers": [
+            {"tier": t.tier, "best_usd": _number(t.best_usd), "worst_usd": _number(t.worst_usd), "worst_seconds": t.worst_seconds,
+             "best_calls": t.calls[0], "worst_calls": t.calls[1]}
+            for t in limits.tiers
+        ],
+    }  # fmt: skip
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

@@ -9,8 +9,10 @@ from decimal import Decimal
 from typing import Literal
 
 from cascade import prices, providers, verifiers
+from cascade.policy import fields
 from cascade.policy.load import Loaded
-from cascade.policy.source import Loc
+from cascade.policy.mistakes import near
+from cascade.policy.source import Loc, name
 from cascade.types import Gate, Policy, Tier
 
 Level = Literal["error", "warning", "info"]
@@ -40,19 +42,19 @@ def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
     found: list[Finding] = []
 
     def tell(level: Level, code: str, loc: Loc, message: str) -> None:
-        from cascade.policy.source import name
-
-        line, column = loaded.source.at(loc)
+        if loc[:1] == ("tiers",) and loc[2:3] == ("gates",):
+            loc = loaded.gate_places[int(loc[1]), int(loc[3])]  # perhaps among the policy's gates
+        line, column = loaded.source.at(loc, key=loc[:1] in (("compare",), ("pricing",)))
         found.append(Finding(level, code, line, column, name(loc), message))
 
-    for rule in (_rungs, _thresholds, _judges, _samples, _windows, _unpriced, _retiring, _keys):
+    for rule in (_rungs, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys):
         for level, code, loc, message in rule(policy, env):
             tell(level, code, loc, message)
     if policy.schema is None:
         tell("info", "no-schema", (), "there is no schema: answers are text, and only your own gates look at them")
     for i in loaded.schema_added:
         tell("info", "schema-added", ("tiers", i), "the schema gate is put before its gates, since the policy has a schema")
-    return sorted(found, key=lambda f: (f.line, f.column, f.code))
+    return sorted(dict.fromkeys(found), key=lambda f: (f.line, f.column, f.code))
 
 
 Found = Iterator[tuple[Level, str, Loc, str]]
@@ -142,6 +144,37 @@ def _unpriced(policy: Policy, env: Mapping[str, str]) -> Found:
     for loc, model in _models(policy):
         if _price(policy, model) is None:
             yield "warning", "unpriced", loc, f"{model} has no price: its cost is unknown, and no budget holds it; set it under pricing"
+
+
+def _unused(policy: Policy, env: Mapping[str, str]) -> Found:
+    models = dict.fromkeys(model for _, model in _models(policy))
+    bare = {model.partition("/")[2] for model in models}
+    for ref in policy.pricing:
+        if ref not in models and ref not in bare:
+            yield "warning", "unused-price", ("pricing", ref), f"no tier and no gate asks {ref}{near(ref, models)}"
+
+
+def _too_dear(policy: Policy, env: Mapping[str, str]) -> Found:
+    """The budget sets a call's worst case aside before it is made."""
+    budget = policy.budget_per_request
+    sure = sum(len(t.source.encode()) for t in (policy.prompt, policy.system) if t) + (len(str(policy.schema.json)) if policy.schema else 0)
+    for i, tier in enumerate(policy.tiers):
+        unit = _price(policy, tier.model)
+        if budget is None or unit is None:
+            continue
+        most = unit.most(sure, tier.max_tokens)
+        if most > budget:
+            yield ("warning", "over-budget", ("tiers", i), f"{tier.name} is never asked: one call may cost ${most:.6f}, the request's budget "
+                   f"is ${budget:f}; lower max_tokens or raise budget.per_request")
+
+
+def _unknown_fields(policy: Policy, env: Mapping[str, str]) -> Found:
+    named: list[tuple[Loc, str]] = [(("compare", key), key) for key in policy.compare]
+    named += [(loc, key) for loc, _, gate in _gates(policy) for key in gate.options.get("fields", ())]
+    for loc, key in named:
+        found = fields.find(key, policy.schema)
+        if found.state == "open":
+            yield "warning", "unknown-field", loc, f"the schema does not name the field {key!r}{found.hint}; if no answer has it, it always agrees"
 
 
 def _retiring(policy: Policy, env: Mapping[str, str]) -> Found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,20 +10,26 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import jiter
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from cascade import prompts, providers, shipped, verifiers
 from cascade.compare import Comparators
 from cascade.errors import PolicyError
-from cascade.policy.model import PolicyPart, ProviderPart, TierPart, model_ref
-from cascade.policy.source import MAX_BYTES, Loc, Source, SourceError, name, parse
+from cascade.policy import fields
+from cascade.policy.mistakes import Mistake, kind, mistakes, near
+from cascade.policy.model import NAME, PolicyPart, ProviderPart, TierPart, model_ref
+from cascade.policy.source import MAX_BYTES, Loc, Source, SourceError, cut, name, parse
 from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, digest
 from cascade.verifiers.schema import check_schema
 
 LATER = "not in this version"
+
+NO_MODEL = "?/?"
+"""Stands for a tier's model that was refused, so that the rest of the policy can be looked at."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Loaded:
     policy: Policy
     source: Source
     schema_added: tuple[int, ...] = ()
+    gate_places: Mapping[tuple[int, int], Loc] = field(default_factory=dict)
+    """Where the gate of a tier stands, both by index; the tier's place for a schema gate that was added."""
 
 
 def load(path: str) -> Policy:
@@ -52,10 +59,10 @@ def load_with_places(path: str) -> Loaded:
         if os.path.getsize(path) > MAX_BYTES:
             raise PolicyError([f"{path}:1:1: the file has more than {MAX_BYTES} bytes"])
         text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as err:
-        raise PolicyError([f"{path}: {err.strerror or err}"]) from err
     except UnicodeDecodeError as err:
         raise PolicyError([f"{path}: not UTF-8 text (byte {err.start})"]) from err
+    except (OSError, ValueError) as err:  # ValueError: a zero byte in the path
+        raise PolicyError([f"{path}: {getattr(err, 'strerror', None) or err}"]) from err
     return _Loader(path).load(text)
 
 
@@ -64,7 +71,8 @@ class _Loader:
     path: str
     source: Source = field(default_factory=Source)
     problems: list[tuple[tuple[int, int], str]] = field(default_factory=list)
-    unusable: set[str] = field(default_factory=set)
+    unusable: set[str] = field(default_factory=lambda: {"?"})
+    places: dict[tuple[int, int], Loc] = field(default_factory=dict)
 
     def load(self, text: str) -> Loaded:
         try:
@@ -82,32 +90,20 @@ class _Loader:
     def problem(self, loc: Loc, message: str, key: bool = False) -> None:
         line, column = self.source.at(loc, key)
         where = f"{name(loc)}: " if loc else ""
-        self.problems.append(((line, column), f"{self.path}:{line}:{column}: {where}{message}"))
-
-    def foreign(self, loc: Loc, line: str) -> None:
-        """A problem in another file, which names its place itself."""
-        self.problems.append((self.source.at(loc), line))
+        self.problems.append(((line, column), f"{self.path}:{line}:{column}: {where}{cut(message)}"))
 
     def _read(self) -> PolicyPart | None:
         value = self.source.value
         if not isinstance(value, dict):
-            self.problem((), f"a policy is a mapping with version, name, prompt and tiers; this is {_kind(value)}")
+            self.problem((), f"a policy is a mapping with version, name, prompt and tiers; this is {kind(value)}")
             return None
         try:
             return PolicyPart.model_validate(value)
         except ValidationError as err:
-            for error in err.errors():
-                self._translated(error)
-            return _what_is_left(value, [error["loc"] for error in err.errors()])
-
-    def _translated(self, error: Any) -> None:
-        loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
-        if error["type"] == "extra_forbidden":
-            self.problem(loc, f"unknown key{near(str(loc[-1]), _keys_at(loc[:-1]))}", key=True)
-        elif error["type"] == "missing":
-            self.problem(loc[:-1], f'the key "{loc[-1]}" is missing', key=True)
-        else:
-            self.problem(loc, _plain(error))
+            found = mistakes(err, value, PolicyPart)
+            for mistake in found:
+                self.problem(*mistake[:3])
+            return _what_is_left(value, found)
 
     # ------------------------------------------------------------ resolving
 
@@ -115,7 +111,7 @@ class _Loader:
         self._refuse_later(part)
         schema = self._schema(part)
         known = self._providers(part)
-        compare = self._compare(part)
+        compare = self._compare(part, schema)
         prompt = self._template(("prompt",), part.prompt)
         system = self._template(("system",), part.system) if part.system is not None else None
         added: list[int] = []
@@ -130,7 +126,7 @@ class _Loader:
             cache=CacheSettings(**part.cache.model_dump()), path=self.path,
         )  # fmt: skip
         object.__setattr__(policy, "digest", policy_digest(policy))  # over the whole: it can only be known now
-        return Loaded(policy, self.source, tuple(added))
+        return Loaded(policy, self.source, tuple(added), self.places)
 
     def _refuse_later(self, part: PolicyPart) -> None:
         """Keys of the format that this version does not act upon: better refused than silently without effect."""
@@ -155,57 +151,109 @@ class _Loader:
                 return None
         problems = check_schema(given)
         for problem in problems:
+            self._schema_problem(problem, part.schema_)
+        try:
+            return None if problems else Document(given)
+        except TypeError as err:  # orjson's, of a number beyond 64 bits
+            self._schema_problem(str(err), part.schema_)
+            return None
+
+    def _schema_problem(self, problem: str, given: Any) -> None:
+        """`/properties/a: what` at its place, where the schema stands in the policy file; else with the file's name."""
+        pointer, colon, rest = problem.partition(": ")
+        if isinstance(given, str):
+            self.problem(("schema",), f"{given}: {problem}")
+        elif colon and pointer.startswith("/"):
+            keys = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+            self.problem(("schema", *(int(key) if key.isdigit() else key for key in keys)), rest)
+        else:
             self.problem(("schema",), problem)
-        return None if problems else Document(given)
 
     def _schema_file(self, given: str) -> Json:
         path = self._beside(given)
-        try:
-            raw = path.read_bytes()
-        except OSError as err:
-            self.problem(("schema",), f"{_shown(path)}: {err.strerror or err}")
+        text = self._read_file(("schema",), path)
+        if text is None:
             return None
         try:
-            return jiter.from_json(raw, catch_duplicate_keys=True, allow_inf_nan=False)
+            found = jiter.from_json(text.encode(), catch_duplicate_keys=True, allow_inf_nan=False)
         except ValueError as err:
             self.problem(("schema",), f"{_shown(path)}: not JSON: {err}")
             return None
+        if found is None:
+            self.problem(("schema",), f"{_shown(path)}: is null, and no JSON Schema")
+        return found
+
+    def _read_file(self, loc: Loc, path: Path) -> str | None:
+        """The text of a file that the policy names; None when it cannot be read, which is told."""
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                self.problem(loc, f"{_shown(path)}: the file has more than {MAX_BYTES} bytes")
+                return None
+            return path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as err:
+            self.problem(loc, f"{_shown(path)}: not UTF-8 text (byte {err.start})")
+        except (OSError, ValueError) as err:  # ValueError: a zero byte in the path
+            self.problem(loc, f"{_shown(path)}: {getattr(err, 'strerror', None) or err}")
+        return None
 
     def _python_schema(self, given: str) -> Json:
         module, _, attribute = given.removeprefix("python:").partition(":")
+        if not module or not attribute:
+            self.problem(("schema",), "write python:package.module:Model")
+            return None
         try:
             found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as err:
-            self.problem(("schema",), f"{given}: cannot be imported: {err}")
+            if isinstance(found, type) and issubclass(found, BaseModel):
+                return found.model_json_schema()
+        except Exception as err:  # a user's module can raise anything while it is imported
+            self.problem(("schema",), f"{given}: cannot be imported: {type(err).__name__}: {err}")
             return None
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            self.problem(("schema",), f"{given}: is no pydantic model")
-            return None
-        return found.model_json_schema()
+        self.problem(("schema",), f"{given}: is no pydantic model")
+        return None
 
-    def _compare(self, part: PolicyPart) -> Mapping[str, Json]:
+    def _compare(self, part: PolicyPart, schema: Document | None) -> Mapping[str, Json]:
         for key, spec in part.compare.items():
             try:
                 Comparators.load({key: spec})
             except ValueError as err:
                 self.problem(("compare", key), _without(key, str(err)))
+                continue
+            self._field(("compare", key), key, schema)
         return part.compare
+
+    def _field(self, loc: Loc, given: str, schema: Document | None) -> None:
+        """A field that no answer can have would be compared with nothing, and so always agree."""
+        found = fields.find(given, schema)
+        if found.state == "unknown":
+            self.problem(loc, f"the schema has no field {given!r}{found.hint}", key=True)
 
     def _template(self, loc: Loc, given: str) -> Template | None:
         """The template a key means: a file relative to the policy, or the text itself."""
-        if _is_path(given) or self._beside(given).is_file():
-            path = self._beside(given)
-            try:
-                template = Template(path.read_text(encoding="utf-8"), _shown(path))
-            except (OSError, UnicodeDecodeError) as err:
-                self.problem(loc, f"{_shown(path)}: {getattr(err, 'strerror', None) or err}")
-                return None
-        else:
+        if not given.strip():
+            self.problem(loc, "must not be empty")
+            return None
+        if _is_text(given):
             template = Template(given, self.path, self.source.blocks.get(loc, self.source.at(loc)[0]))
+        else:
+            path = self._beside(given)
+            text = self._read_file(loc, path)
+            if text is None:
+                return None
+            template = Template(text, _shown(path))
         problems = prompts.check(template)
         for line in problems:
-            self.foreign(loc, line)
+            self._template_problem(loc, line)
         return None if problems else template
+
+    def _template_problem(self, loc: Loc, line: str) -> None:
+        """`file:line: what`; where the template stands in the policy, as a problem of the policy."""
+        inside = re.match(rf"{re.escape(self.path)}:(\d+): (.*)", line)
+        if inside is None:
+            self.problems.append((self.source.at(loc), cut(line)))
+            return
+        at, column = int(inside[1]), self.source.at(loc)[1]
+        column = column if at == self.source.at(loc)[0] else 1
+        self.problems.append(((at, column), cut(f"{self.path}:{at}:{column}: {name(loc)}: {inside[2]}")))
 
     # ------------------------------------------------------------ providers and models
 
@@ -214,21 +262,20 @@ class _Loader:
         for given, settings in part.providers.items():
             loc: Loc = ("providers", given)
             if settings.kind not in providers.kind_names():
-                self.problem((*loc, "kind"), f"unknown kind{near(settings.kind, providers.kind_names())}")
+                if settings.kind != "?":
+                    self.problem((*loc, "kind"), f"unknown kind{near(settings.kind, providers.kind_names())}")
                 self.unusable.add(given)
                 continue
             made = providers.provider(given, _provider_settings(settings, self._beside))
             for line in providers.problems(made):
-                self.problem(loc, line)
-            for key in made.capabilities:
-                if key not in ("sampling", "seed", "logprobs", "deterministic", "schema"):
-                    self.problem((*loc, "capabilities", key), "unknown capability" + near(
-                        key, ("sampling", "seed", "logprobs", "deterministic", "schema")), key=True)
+                key, _, what = line.removeprefix("options.").partition(": ")  # in the file an option stands beside the rest
+                is_there = key in settings.model_fields_set
+                self.problem((*loc, key) if is_there else loc, what if is_there else f"{key} is missing: {what}", key=True)
             found[given] = made
         return found
 
-    def _model(self, loc: Loc, ref: str, params: Mapping[str, Json], schema: Document | None, known: dict[str, Provider]) -> str:
-        """The model's reference, its provider found (built in, or declared) and able to do what is asked of it."""
+    def _model(self, loc: Loc, ref: str, known: dict[str, Provider]) -> str:
+        """The model's reference, its provider found: built in, or declared."""
         provider = ref.partition("/")[0]
         if provider in self.unusable:
             return ref
@@ -237,15 +284,26 @@ class _Loader:
                 self.problem(loc, f"unknown provider {provider!r}{near(provider, (*known, *providers.kind_names()))}")
                 return ref
             known[provider] = providers.provider(provider)
-            for line in providers.problems(known[provider]):
-                self.problem(loc, f"{line}: declare it under providers")
-        try:
-            problem = providers.unsupported(known[provider], ref, params, schema.json if schema else None)
-        except (KeyError, TypeError):
-            return ref  # capabilities that were refused already
-        if problem:
-            self.problem(loc, problem)
+            if needs := [line.removeprefix("options.").partition(": ")[0] for line in providers.problems(known[provider])]:
+                self.problem(loc, f"{provider} needs {' and '.join(needs)}: declare it under providers")
         return ref
+
+    def _params(self, model: Loc, loc: Loc, ref: str, params: Mapping[str, Json], schema: Document | None,
+                known: dict[str, Provider]) -> None:
+        """Refuse params that this model does not take, or that are cascade's own; `model` and `loc` are where they stand."""
+        for key, instead in _OWN_PARAMS.items():
+            if key in params:
+                self.problem(self._param_place(loc, key), f"write {instead} beside params, not in it", key=True)
+        provider = known.get(ref.partition("/")[0])
+        problem = providers.unsupported(provider, ref, params, schema.json if schema else None) if provider else None
+        if problem:
+            at = next((key for key in params if re.search(rf"(params\.|takes no ){re.escape(key)}\b", problem)), None)
+            self.problem(self._param_place(loc, at) if at else model, problem.removeprefix(f"params.{at} "), key=at is not None)
+
+    def _param_place(self, loc: Loc, key: str) -> Loc:
+        """A tier's own params come first, then the defaults'."""
+        own = self._raw(loc)
+        return (*loc, key) if isinstance(own, dict) and key in own else ("defaults", "params", key)
 
     def _prices(self, ref: str, price: Any) -> dict[str, Decimal]:
         return {key: value for key, value in price.model_dump().items() if value is not None}
@@ -258,16 +316,19 @@ class _Loader:
         for i, given in enumerate(part.tiers):
             loc: Loc = ("tiers", i)
             params = {**part.defaults.params, **given.params}
-            self._model((*loc, "model") if isinstance(self._raw(loc), dict) else loc, given.model, params, schema, known)
+            place = (*loc, "model") if isinstance(self._raw(loc), dict) else loc
+            self._model(place, given.model, known)
+            self._params(place, (*loc, "params"), given.model, params, schema, known)
             own = given.name or _free_name(given.model, taken)
             if own in taken:
                 self.problem((*loc, "name"), f"the name {own!r} is taken by tiers[{taken[own]}]: tier names are unique")
             taken[own] = i
             gates_loc: Loc = ("gates",) if given.gates is None else (*loc, "gates")
-            gates = self._gates(gates_loc, part.gates if given.gates is None else given.gates, schema, compare, known)
+            gates, places = self._gates(gates_loc, part, given.gates, schema, known)
             if schema and not any(gate.kind == "schema" for gate in gates):
-                gates = (_schema_gate(), *gates)
+                gates, places = (_schema_gate(), *gates), [loc, *places]
                 added.append(i)
+            self.places.update({(i, j): place for j, place in enumerate(places)})
             yield self._tier(own, given, part, params, gates)
 
     def _tier(self, own: str, given: TierPart, part: PolicyPart, params: Mapping[str, Json], gates: tuple[Gate, ...]) -> Tier:
@@ -279,81 +340,112 @@ class _Loader:
             retries=defaults.retries if given.retries is None else given.retries,
         )  # fmt: skip
 
-    def _gates(self, loc: Loc, given: list[Any], schema: Document | None, compare: Mapping[str, Json],
-               known: dict[str, Provider]) -> tuple[Gate, ...]:
+    def _gates(self, loc: Loc, part: PolicyPart, own: list[Any] | None, schema: Document | None,
+               known: dict[str, Provider]) -> tuple[tuple[Gate, ...], list[Loc]]:
+        """The gates of a tier: its own, else the policy's; and where each stands."""
+        given = part.gates if own is None else own
+        if own is None and "gates" not in part.model_fields_set and part.schema_ is None:
+            given = []  # the default is the schema gate, where there is a schema
         gates: list[Gate] = []
+        places: list[Loc] = []
         for i, item in enumerate(given):
-            if not given_default(item) or schema or loc != ("gates",) or "gates" in (self.source.value or {}):
-                gate = self._gate((*loc, i), item, schema, compare, known, gates)
-                if gate:
-                    gates.append(gate)
-        return tuple(gates)
+            gate = self._gate((*loc, i), item, part, schema, known, gates)
+            if gate:
+                gates.append(gate)
+                places.append((*loc, i))
+        return tuple(gates), places
 
-    def _gate(self, loc: Loc, item: Any, schema: Document | None, compare: Mapping[str, Json], known: dict[str, Provider],
+    def _gate(self, loc: Loc, item: Any, part: PolicyPart, schema: Document | None, known: dict[str, Provider],
               before: list[Gate]) -> Gate | None:
-        kind: str
-        options: Any = None
         if isinstance(item, str):
-            kind = item
+            verifier, given = item, None
         elif isinstance(item, dict) and len(item) == 1:
-            ((kind, options),) = item.items()
-            loc = (*loc, kind)
+            ((verifier, given),) = item.items()
+            loc = (*loc, verifier)
         else:
-            self.problem(loc, f'a gate is a verifier\'s name or one name with its options, e.g. {{judge: {{model: …}}}}; this is {_kind(item)}')
+            self.problem(loc, "a gate is a verifier's name, or one name with its options such as {judge: {model: …}}; this is "
+                         + (f"a mapping of {len(item)}" if isinstance(item, dict) else kind(item)))
             return None
-        if kind not in verifiers.KINDS:
-            self.problem(loc, f"unknown verifier{near(kind, tuple(verifiers.KINDS))}", key=True)
+        if verifier not in verifiers.KINDS:
+            self.problem(loc, f"unknown verifier {verifier!r}{near(verifier, verifiers.KINDS)}", key=True)
             return None
-        spec = verifiers.KINDS[kind]
-        settings = self._own_options(loc, spec, options)
-        own, threshold = settings.pop("name", None), settings.pop("threshold", spec.threshold)
-        if own is not None and (not isinstance(own, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", own)):
+        spec = verifiers.KINDS[verifier]
+        if given is not None and not isinstance(given, dict) and spec.positional is None:
+            self.problem(loc, f"{verifier} takes options in a mapping, this is {kind(given)}")
+            return None
+        options: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+        if spec.positional is not None and given is not None and not isinstance(given, dict):
+            options[spec.positional] = given
+        own = self._gate_name(loc, verifier, options.pop("name", None), [gate.name for gate in before])
+        threshold = self._threshold(loc, options.pop("threshold", spec.threshold))
+        if not self._options(loc, spec, options, isinstance(given, dict)) or not self._built(
+            loc, spec, options, isinstance(given, dict), part, schema, known
+        ):
+            return None
+        return Gate(own, verifier, threshold, options, spec.repairable)
+
+    def _gate_name(self, loc: Loc, verifier: str, own: Any, taken: list[str]) -> str:
+        if own is not None and not (isinstance(own, str) and re.fullmatch(NAME, own)):
             self.problem((*loc, "name"), "a name has letters, digits, dots and dashes")
-            own = None
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            self.problem((*loc, "threshold"), f"a threshold is a number from 0 to 1, a score cannot reach {threshold!r}")
-            threshold = spec.threshold
-        names = [gate.name for gate in before]
-        if own in names:
+        elif own in taken:
             self.problem((*loc, "name"), f"the name {own!r} is taken: gate names are unique in a tier")
-        own = own or _free_name(kind, dict.fromkeys(names, 0), whole=True)
-        return self._built(loc, kind, own, float(threshold), settings, schema, compare, known)
+        elif own is not None:
+            return str(own)
+        return _free_name(verifier, dict.fromkeys(taken, 0), whole=True)
 
-    def _own_options(self, loc: Loc, spec: verifiers.Spec, options: Any) -> dict[str, Any]:
-        if options is None:
-            return {}
-        if isinstance(options, dict):
-            return dict(options)
-        if spec.positional is None:
-            self.problem(loc, f"{spec.name} takes options in a mapping, this is {_kind(options)}")
-            return {}
-        return {spec.positional: options}
+    def _threshold(self, loc: Loc, given: Any) -> float:
+        if not isinstance(given, bool) and isinstance(given, int | float) and 0 <= given <= 1:
+            return float(given)
+        self.problem((*loc, "threshold"), f"a threshold is a number from 0 to 1, a score cannot reach {given!r}")
+        return 1.0
 
-    def _built(self, loc: Loc, kind: str, own: str, threshold: float, options: dict[str, Any], schema: Document | None,
-               compare: Mapping[str, Json], known: dict[str, Provider]) -> Gate | None:
-        spec = verifiers.KINDS[kind]
+    def _options(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool) -> bool:
+        """Whether the options have the right types, strictly: "3" is not 3. `named`: they stand in a mapping of their own."""
         for key in spec.templates:
-            if isinstance(options.get(key), str):
+            if options.get(key) is not None and not isinstance(options[key], str):
+                self.problem((*loc, key) if named else loc, f"must be text, this is {kind(options[key])}")
+                return False
+        try:
+            spec.options.model_validate_json(orjson.dumps(options), strict=True)
+        except ValidationError as err:
+            for mistake in mistakes(err, options, spec.options):
+                if named:
+                    self.problem((*loc, *mistake.loc), mistake.message, mistake.at_key)
+                else:
+                    self.problem(loc, f"{spec.name} needs its {mistake.missing}" if mistake.missing else mistake.message)
+            return False
+        return True
+
+    def _built(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool, part: PolicyPart, schema: Document | None,
+               known: dict[str, Provider]) -> bool:
+        """Whether a verifier can be made of these options, and its models asked. Templates are read into the options."""
+        for key in spec.templates:
+            if options.get(key) is not None:
                 options[key] = self._template((*loc, key), options[key])
                 if options[key] is None:
-                    return None
+                    return False
         if spec.default_prompt and not options.get("prompt"):
             shipped_prompt = shipped.folder("prompts") / spec.default_prompt  # in the options, so that the digest covers it
             options["prompt"] = Template(shipped_prompt.read_text(encoding="utf-8"), str(shipped_prompt))
+        if part.schema_ is not None and schema is None:
+            return True  # the schema was refused already, and there is nothing to hold the options against
+        at = next((key for key in ("model", "with") if key in options), None)
         try:
-            if kind != "schema" or schema or not self.problems:
-                spec.build(options, schema, compare)
-            models = spec.models(options)
+            models = tuple(model_ref(ref) for ref in spec.models(options))
+            spec.build(options, schema, part.compare)
         except ValueError as err:
             for line in str(err).splitlines():
                 key, _, rest = line.partition(": ")
-                inside = key.split(".")[0] in options and rest
-                self.problem((*loc, key.split(".")[0]) if inside else loc, rest if inside else line, key="unknown key" in line)
-            return None
+                place, what = (key, rest) if key in options and rest else (at if at and "provider/model" in line else None, line)
+                self.problem((*loc, place) if named and place else loc, what)
+            return False
+        for i, field_name in enumerate(options.get("fields", ())):
+            self._field((*loc, "fields", i), field_name, schema)
         for ref in models:
-            at = next((key for key in ("model", "with") if key in options), None)
-            self._model((*loc, at) if at else loc, model_ref(ref), options.get("params") or {}, None, known)
-        return Gate(own, kind, threshold, options, spec.repairable)
+            place_of_model = (*loc, at) if named and at else loc
+            self._model(place_of_model, ref, known)
+            self._params(place_of_model, (*loc, "params"), ref, options.get("params", {}), schema if at == "with" else None, known)
+        return True
 
     # ------------------------------------------------------------ small things
 
@@ -362,10 +454,17 @@ class _Loader:
         return Path(os.path.normpath(os.path.join(os.path.dirname(self.path), os.path.expanduser(given))))
 
     def _raw(self, loc: Loc) -> Json:
+        """What the file says there; None where a stand-in was put for what it did not say."""
         value = self.source.value
         for part in loc:
-            value = value[part]
+            if isinstance(value, dict):
+                value = value.get(part)
+            else:
+                value = value[part] if isinstance(value, list) and isinstance(part, int) and part < len(value) else None
         return value
+
+
+_OWN_PARAMS = dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), "max_tokens") | {"timeout": "timeout"}
 
 
 def policy_digest(policy: Policy) -> str:
@@ -376,27 +475,26 @@ def policy_digest(policy: Policy) -> str:
         "schema": policy.schema.digest if policy.schema else None,
         "compare": dict(policy.compare),
         "outcomes": [policy.outcomes.refusal, policy.outcomes.error, policy.outcomes.truncated, policy.outcomes.exhausted],
-        "providers": {key: [p.kind, p.base_url, dict(p.options), dict(p.capabilities)] for key, p in policy.providers.items()},
-        "tiers": [[t.name, t.model, dict(t.params), t.repair, t.carry, t.max_tokens, [_gate_digest(g) for g in t.gates]] for t in policy.tiers],
+        "providers": {key: _provider_digest(policy.providers[key]) for key in sorted(_asked(policy))},
+        "tiers": [[t.name, t.model, dict(t.params), t.repair, t.carry, t.escalate, t.max_tokens,
+                   [_gate_digest(gate) for gate in t.gates]] for t in policy.tiers],
     })  # fmt: skip
+
+
+def _asked(policy: Policy) -> set[str]:
+    """The providers that tiers and gates ask: one that is only declared changes no answer."""
+    models = [model for tier in policy.tiers for gate in tier.gates for model in verifiers.models(gate.kind, gate.options)]
+    return {ref.partition("/")[0] for ref in (*models, *(tier.model for tier in policy.tiers))}
+
+
+def _provider_digest(provider: Provider) -> Json:
+    options = {key: value for key, value in provider.options.items() if key != "path"}  # where recordings lie
+    return [provider.kind, provider.base_url, options, dict(provider.capabilities)]
 
 
 def _gate_digest(gate: Gate) -> Json:
     options = {key: prompts.digest(value) if isinstance(value, Template) else value for key, value in gate.options.items()}
     return [gate.name, gate.kind, gate.threshold, options]
-
-
-def near(word: str, words: Any) -> str:
-    """`, did you mean "x"?`, or which words there are."""
-    close = difflib.get_close_matches(word, list(words), 1, cutoff=0.6)
-    if close:
-        return f', did you mean "{close[0]}"?'
-    return f"; there are: {', '.join(words)}" if words else ""
-
-
-def given_default(item: Any) -> bool:
-    """Whether a gate is just the schema's."""
-    return bool(item == "schema")
 
 
 def _schema_gate() -> Gate:
@@ -406,7 +504,7 @@ def _schema_gate() -> Gate:
 def _provider_settings(part: ProviderPart, beside: Any) -> dict[str, Any]:
     """The part as `types.Provider` wants it: what only the adapter knows goes into its options."""
     own = {"kind", "base_url", "api_key_env", "capabilities", "concurrency", "requests_per_minute", "tokens_per_minute"}
-    given = part.model_dump(exclude_unset=True)
+    given = part.model_dump(exclude_unset=True, by_alias=True)
     settings = {key: value for key, value in given.items() if key in own}
     options = {key: value for key, value in given.items() if key not in own and value is not None}
     if "path" in options:
@@ -414,71 +512,54 @@ def _provider_settings(part: ProviderPart, beside: Any) -> dict[str, Any]:
     return {**settings, "options": options}
 
 
-def _keys_at(loc: Loc) -> tuple[str, ...]:
-    """The keys a mapping of the file may have."""
-    model: type[BaseModel] | None = PolicyPart
-    named = False  # the next part is a name of the user's own, as in providers.local
-    for part in loc:
-        if isinstance(part, int) or named:
-            named = False
-            continue
-        found = next((f for key, f in model.model_fields.items() if (f.alias or key) == part), None) if model else None
-        if found is None:
-            return ()
-        model, named = _inner(found.annotation), get_origin(found.annotation) is dict
-    return tuple(f.alias or key for key, f in model.model_fields.items()) if model else ()
+_STAND_INS: Mapping[str, Json] = {"version": 1, "name": "p", "prompt": "- -", "tiers": [NO_MODEL], "model": NO_MODEL, "kind": "?"}
 
 
-def _what_is_left(value: dict[str, Json], wrong: list[tuple[str | int, ...]]) -> PolicyPart | None:
-    """The policy without the values that were refused, so that the rest can be looked at too; None where that cannot be done."""
+def _what_is_left(value: dict[str, Json], wrong: list[Mistake]) -> PolicyPart | None:
+    """The policy without what was refused, so that the rest can be looked at too; None where that cannot be done."""
     rest = copy.deepcopy(value)
-    for loc in wrong:
-        inner: Any = rest
-        for part in loc[:-1]:
-            inner = inner[part] if isinstance(inner, dict) and part in inner or isinstance(inner, list) and isinstance(part, int) else None
-        if isinstance(inner, dict):
-            inner.pop(loc[-1], None)
-    try:
-        return PolicyPart.model_validate(rest)
-    except ValidationError:
-        return None
+    for _ in range(3):  # taking a value out may leave a gap, and filling it an empty list
+        for mistake in wrong:
+            _mend(rest, mistake)
+        try:
+            return PolicyPart.model_validate(rest)
+        except ValidationError as err:
+            wrong = mistakes(err, rest, PolicyPart)
+    return None
 
 
-def _inner(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    models = [found for arg in get_args(annotation) if (found := _inner(arg)) is not None]
-    return models[-1] if models else None
+def _has(value: Json, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
 
 
-def _plain(error: Any) -> str:
-    """A pydantic message in our words."""
-    kind, context, given = error["type"], error.get("ctx", {}), error.get("input")
-    if kind == "literal_error":
-        return f"{given!r} is none of {context['expected'].replace(chr(39), '')}"
-    if kind.endswith("_type"):
-        wanted = {"string": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list",
-                  "dict": "a mapping", "model": "a mapping"}.get(kind.removesuffix("_type"), kind.removesuffix("_type"))  # fmt: skip
-        return f"must be {wanted}, this is {_kind(given)}"
-    if kind == "too_short":
-        return "must not be empty"
-    if kind == "string_pattern_mismatch":
-        return f"{given!r} does not fit the pattern {context['pattern']}"
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return message[:1].lower() + message[1:]
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+def _mend(rest: Json, mistake: Mistake) -> None:
+    """Take the refused value out, or put a stand-in where one is missing."""
+    loc = mistake.loc if mistake.missing is None else (*mistake.loc, mistake.missing)
+    *way, last = loc or ("",)
+    here: Any = rest
+    for part in way:
+        if not _has(here, part):
+            return
+        here = here[part]
+    if isinstance(here, list) and _has(here, last):
+        here[int(last)] = NO_MODEL
+    elif isinstance(here, dict) and mistake.missing is not None:
+        here[last] = _STAND_INS.get(str(last), 0)
+    elif isinstance(here, dict):
+        here.pop(last, None)
 
 
 def _without(key: str, message: str) -> str:
     return message.removeprefix(f"{key}: ").removeprefix(f"compare.{key}: ")
 
 
-def _is_path(given: str) -> bool:
-    return "\n" not in given and bool(re.search(r"\.(j2|jinja2?|txt|md)$", given.strip()))
+def _is_text(given: str) -> bool:
+    """Whether a prompt is the text itself: several lines, or a hole to fill, or words and no file's ending. Else it is a path."""
+    if "\n" in given or "{{" in given or "{%" in given:
+        return True
+    return " " in given.strip() and not re.search(r"\.(j2|jinja2?|txt|md)$", given.strip())
 
 
 def _shown(path: Path) -> str:

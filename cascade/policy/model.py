@@ -55,7 +55,37 @@ Seconds = Annotated[float, BeforeValidator(seconds), WithJsonSchema(
 Dollars = Annotated[Decimal, BeforeValidator(dollars), WithJsonSchema({"type": "number", "minimum": 0})]
 ModelRef = Annotated[str, BeforeValidator(model_ref), WithJsonSchema({"type": "string", "pattern": "^[^/:]+[/:].+$"})]
 Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}"
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(NAME, value):
+        raise ValueError(f"{value!r} is no name: letters, digits, dots and dashes, at most 80")
+    return value
+
+
+def _address(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"https?://[^\s/]\S*", value):
+        raise ValueError(f"{value!r} is no address; write http://… or https://…")
+    return value
+
+
+def _version(value: Any) -> Any:
+    if type(value) is not int or value != 1:
+        raise ValueError("this version of cascade reads version 1")
+    return value
+
+
+def _schema_word(value: Any) -> Any:
+    if value not in (None, "strict", "full", "object", "none") and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is none of true, false, strict, full, object, none")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Address = Annotated[str, BeforeValidator(_address), WithJsonSchema({"type": "string", "pattern": r"^https?://[^\s/]\S*$"})]
+SchemaWord = Annotated[Any, BeforeValidator(_schema_word), WithJsonSchema({"enum": [True, False, "strict", "full", "object", "none"]})]
 
 
 class Part(BaseModel):
@@ -64,14 +94,24 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class CapabilitiesPart(Part):
+    """What a server can do, where cascade cannot know."""
+
+    sampling: bool | None = Field(None, description="It takes temperature and top_p.")
+    seed: bool | None = Field(None, description="It takes a seed.")
+    logprobs: bool | None = Field(None, description="It gives token probabilities.")
+    deterministic: bool | None = Field(None, description="Equal calls get equal answers, so that samples tell nothing.")
+    schema_: SchemaWord = Field(None, alias="schema", description="How it takes a JSON Schema: strict (a subset is enforced), full "
+                                "(as it is), object (JSON mode), none (in the prompt); true, false.")
+
+
 class ProviderPart(Part):
     """A model endpoint of your own naming."""
 
     kind: str = Field(description="The adapter: openai (any OpenAI-compatible server, with base_url), anthropic, azure, bedrock, vertex, …")
-    base_url: str | None = Field(None, description="The server's address.", pattern=r"^https?://[^\s]+$")
+    base_url: Address | None = Field(None, description="The server's address.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key; null for none.")
-    capabilities: dict[str, bool | str] = Field({}, description="What the server can do, where cascade cannot know: sampling, seed, "
-                                                "logprobs, deterministic (true or false), schema (true, false, strict, full, object, none).")
+    capabilities: CapabilitiesPart = Field(CapabilitiesPart(), description="What the server can do, where cascade cannot know.")
     concurrency: int | None = Field(None, ge=1, description="Calls at a time.")
     requests_per_minute: int | None = Field(None, ge=1, description="Calls a minute.")
     tokens_per_minute: int | None = Field(None, ge=1, description="Tokens a minute, prompt and answer.")
@@ -153,7 +193,7 @@ class CachePart(Part):
 class PolicyPart(Part):
     """A policy: a ladder of models, what an answer must pass, and what it may cost."""
 
-    version: Literal[1] = Field(description="The format's version: 1.")
+    version: Annotated[Literal[1], BeforeValidator(_version)] = Field(description="The format's version: 1.")
     name: Name = Field(description="The policy's name; rows carry it.")
     prompt: str = Field(description="The Jinja2 template of the prompt: a path relative to this file, or the text.")
     system: str | None = Field(None, description="The template of the system message, likewise.")

@@ -5,8 +5,10 @@ YAML is read with the scalars of YAML 1.2 (`no` and `on` are text, `1e3` is a nu
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,13 +59,32 @@ def parse(text: str, path: str) -> Source:
         raise SourceError(f"the file has more than {MAX_BYTES} bytes")
     if path.endswith(".toml"):
         return _toml(text)
-    if path.endswith(".json"):
+    return _json(text) if path.endswith(".json") else _yaml(text)
+
+
+def _sound(value: Json, loc: Loc, place: tuple[int, int]) -> Json:
+    """A scalar that JSON can hold too; digests, rows and caches are made of JSON."""
+    problem = _unsound(value)
+    if problem:
+        raise SourceError(f"{name(loc)}: {problem}" if loc else problem, *place)
+    if isinstance(value, str) and not value.isascii():  # YAML writes emoji as two surrogates, as JSON does; PyYAML leaves them so
+        return value.encode("utf-16", "surrogatepass").decode("utf-16")
+    return value
+
+
+def _unsound(value: Json) -> str | None:
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return "the number is too large"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "the number is not finite, or too large"
+    if isinstance(value, str) and not value.isascii():
         try:
-            orjson.loads(text)
-        except orjson.JSONDecodeError as err:
-            raise SourceError(f"not JSON: {err.msg}", err.lineno, err.colno) from err
-        text = text.replace("\t", " ")  # outside strings; inside them JSON has none
-    return _yaml(text)
+            value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return "half a surrogate pair is no character"
+    if value is not None and not isinstance(value, bool | int | float | str):
+        return f"a {type(value).__name__} is not used in policies: write it as text"
+    return None
 
 
 # ---------------------------------------------------------------- YAML
@@ -72,11 +93,22 @@ def parse(text: str, path: str) -> Source:
 class _Loader(yaml.SafeLoader):
     """SafeLoader without aliases: they save nothing in a policy, and a few lines of them fill the memory."""
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise SourceError("aliases (*name) are not used in policies: write the value out", mark.line + 1, mark.column + 1)
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        if isinstance(event, yaml.AliasEvent):
+            raise SourceError("aliases (*name) are not used in policies: write the value out", line, column)
+        if getattr(event, "tag", None) is not None:
+            raise SourceError(f"tags ({event.tag}) are not used in policies", line, column)
+        if self.depth > MAX_DEPTH:
+            raise SourceError(f"nested more than {MAX_DEPTH} deep", line, column)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _yaml(text: str) -> Source:
@@ -87,6 +119,10 @@ def _yaml(text: str) -> Source:
         mark = err.problem_mark or err.context_mark
         message = " ".join(str(part) for part in (err.context, err.problem) if part)
         raise SourceError(f"not YAML: {message}", mark.line + 1 if mark else 1, mark.column + 1 if mark else 1) from err
+    except yaml.reader.ReaderError as err:
+        line = text.count("\n", 0, err.position) + 1
+        column = err.position - text.rfind("\n", 0, err.position)
+        raise SourceError(f"not YAML: the character U+{_code(err.character):04X} is not allowed", line, column) from err
     except (yaml.YAMLError, RecursionError, ValueError) as err:
         raise SourceError(f"not YAML: {str(err).splitlines()[0]}") from err
     if node is None:
@@ -96,13 +132,14 @@ def _yaml(text: str) -> Source:
     return source
 
 
+def _code(character: str | int) -> int:
+    """PyYAML gives a character or its number."""
+    return character if isinstance(character, int) else ord(character)
+
+
 def _value(node: yaml.Node, loc: Loc, source: Source) -> Json:
     mark = node.start_mark
     source.values[loc] = (mark.line + 1, mark.column + 1)
-    if len(loc) > MAX_DEPTH:
-        raise SourceError(f"nested more than {MAX_DEPTH} deep", mark.line + 1, mark.column + 1)
-    if node.tag not in _PLAIN_TAGS:
-        raise SourceError(f"the tag {node.tag} is not used in policies", mark.line + 1, mark.column + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*loc, i), source) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -110,10 +147,7 @@ def _value(node: yaml.Node, loc: Loc, source: Source) -> Json:
     assert isinstance(node, yaml.ScalarNode)
     if node.style in ("|", ">"):
         source.blocks[loc] = mark.line + 2
-    return _scalar(node.value) if node.style is None else node.value
-
-
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value", "seq", "map")}
+    return _sound(_scalar(node.value) if node.style is None else node.value, loc, source.values[loc])
 
 
 def _mapping(node: yaml.MappingNode, loc: Loc, source: Source) -> dict[str, Json]:
@@ -122,13 +156,16 @@ def _mapping(node: yaml.MappingNode, loc: Loc, source: Source) -> dict[str, Json
         line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise SourceError("a key must be plain text", line, column)
-        key = key_node.value
+        key = str(_sound(key_node.value, loc, (line, column)))
         if key in found:
-            first = source.keys[(*loc, key)][0]
-            raise SourceError(f'{name((*loc, key))}: the key stands already in line {first}', line, column)
+            raise _twice((*loc, key), source, line, column)
         source.keys[(*loc, key)] = (line, column)
         found[key] = _value(value_node, (*loc, key), source)
     return found
+
+
+def _twice(loc: Loc, source: Source, line: int, column: int) -> SourceError:
+    return SourceError(f"{name(loc)}: the key stands already in line {source.keys[loc][0]}", line, column)
 
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
@@ -141,9 +178,65 @@ def _scalar(text: str) -> Json:
     """A plain scalar by YAML 1.2's core schema."""
     if text in _WORDS:
         return _WORDS[text]
-    if _INT.match(text) and len(text) < 400:
-        return int(text)
+    if _INT.match(text):
+        return int(text) if len(text) < 40 else math.inf  # refused by _sound, where its place is known
     return float(text) if _FLOAT.match(text) else text
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _json(text: str) -> Source:
+    """orjson reads the value, and refuses what is no JSON; the tokens of sound JSON then tell the places."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as err:
+        raise SourceError(f"not JSON: {err.msg}", err.lineno, err.colno) from err
+    source = Source(value)
+    _JsonPlaces(text, source).walk(())
+    return source
+
+
+_TOKEN = re.compile(r'[\s:,]*("[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|[^\s:,\[\]{}"]+)')
+
+
+class _JsonPlaces:
+    """Walks the tokens of a text that is known to be JSON, and notes where each value stands. Refuses duplicate keys and depth."""
+
+    def __init__(self, text: str, source: Source) -> None:
+        self.source = source
+        self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.tokens = ((match[1], match.start(1)) for match in _TOKEN.finditer(text))
+
+    def walk(self, loc: Loc) -> None:
+        self._value(loc, *next(self.tokens))
+
+    def _at(self, offset: int) -> tuple[int, int]:
+        line = bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
+
+    def _value(self, loc: Loc, token: str, offset: int) -> None:
+        place = self.source.values[loc] = self._at(offset)
+        if len(loc) > MAX_DEPTH:
+            raise SourceError(f"nested more than {MAX_DEPTH} deep", *place)
+        if token == "[":
+            for i, (item, at) in enumerate(self.tokens):
+                if item == "]":
+                    return
+                self._value((*loc, i), item, at)
+        elif token == "{":
+            self._members(loc)
+
+    def _members(self, loc: Loc) -> None:
+        for token, offset in self.tokens:
+            if token == "}":
+                return
+            inner = (*loc, orjson.loads(token))
+            place = self._at(offset)
+            if inner in self.source.keys:
+                raise _twice(inner, self.source, *place)
+            self.source.keys[inner] = place
+            self._value(inner, *next(self.tokens))
 
 
 # ---------------------------------------------------------------- TOML
@@ -158,16 +251,24 @@ def _toml(text: str) -> Source:
         raise SourceError(f"not TOML: {str(err).partition(' (at ')[0]}", line, column) from err
     except RecursionError as err:
         raise SourceError("not TOML: nested too deeply") from err
+    if not value:
+        raise SourceError("the file is empty")
     source = Source(value)
     lines = text.splitlines()
-    for loc in _locs(value, ()):
-        source.keys[loc] = source.values[loc] = _toml_place(loc, lines)
+    for loc, part in _locs(value, ()):
+        place = source.keys[loc] = source.values[loc] = _toml_place(loc, lines)
+        if len(loc) > MAX_DEPTH:
+            raise SourceError(f"nested more than {MAX_DEPTH} deep", *place)
+        if not isinstance(part, dict | list):
+            _sound(part, loc, place)
+        if isinstance(part, str) and lines[place[0] - 1].rstrip().endswith(('"""', "'''")):
+            source.blocks[loc] = place[0] + 1  # TOML leaves out a line's end right after the quotes
     return source
 
 
-def _locs(value: Json, loc: Loc) -> Iterator[Loc]:
+def _locs(value: Json, loc: Loc) -> Iterator[tuple[Loc, Json]]:
     if loc:
-        yield loc
+        yield loc, value
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
         yield from _locs(part, (*loc, key))
@@ -193,5 +294,19 @@ def name(loc: Loc) -> str:
     """A place as people write it: `tiers[0].gates[1]`."""
     text = ""
     for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _WORD.fullmatch(part):
+            text += f".{cut(part, 80)}" if text else cut(part, 80)
+        else:
+            text += f"[{cut(repr(part), 80)}]"
     return text
+
+
+_WORD = re.compile(r"[\w./:<$+-]+")
+
+
+def cut(text: str, most: int = 300) -> str:
+    """One line of at most that many characters, without control characters: what files say may not steer a terminal."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return line if len(line) <= most else line[: most - 1] + "…"
