@@ -89,7 +89,7 @@ class Call:
     def digest(self) -> str:
         """The sha256 hex digest of everything that goes upstream."""
         schema = self.schema.digest if self.schema else None
-        return digest([self.model, self.messages, schema, self.params.digest, self.sample])
+        return digest([self.model, [list(message) for message in self.messages], schema, self.params.digest, self.sample])
 
 
 @dataclass(frozen=True, slots=True)
