@@ -1,8 +1,9 @@
 """Turns a JSON Schema into the subset that strict providers take, and their answers back into what the schema meant. Pure.
 
 Strict servers want an object at the root, every property required, `additionalProperties: false`, and know no limits, patterns or
-formats. `project` gives them that: an optional property becomes required and nullable. `restore` undoes it at home, before the
-answer is validated against the *original* schema: a null that only the projection allowed is dropped.
+formats. `project` gives them that: an optional property becomes required and nullable; what only narrows (limits, `if`, `not`, rules
+between fields) is left out, since the answer is validated at home. `restore` undoes it there, before the answer is validated against
+the *original* schema: a null that only the projection allowed is dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def project(schema: Json) -> Json:
         for name in ("$defs", "definitions")
         if isinstance(schema.get(name), dict)
     }
-    body = _projected(schema, schema)
+    body = _projected(_followed(schema, schema), schema)
     if wrapped(schema):
         body = {"type": "object", "properties": {WRAPPED: body}, "required": [WRAPPED], "additionalProperties": False}
     return body | definitions
@@ -39,7 +40,7 @@ def project(schema: Json) -> Json:
 
 def wrapped(schema: Json) -> bool:
     """Whether the root is no object, so that the answer comes back as {"value": …}."""
-    return not _is_object(_followed(schema, schema))
+    return not _is_object(_plain(_followed(schema, schema), schema))
 
 
 def restore(value: Json, schema: Json) -> Json:
@@ -82,12 +83,11 @@ def _projected(part: Json, root: Json) -> Json:
         return {}
     if "$ref" in part:
         return {"$ref": part["$ref"]}
+    part = _plain(part, root)
     kept = {name: part[name] for name in _KEPT if name in part}
     alternatives = _alternatives(part)
     if alternatives:
         return kept | {"anyOf": [_projected(option, root) for option in alternatives]}
-    if len(part.get("allOf", ())) == 1:
-        return _projected({**{k: v for k, v in part.items() if k != "allOf"}, **part["allOf"][0]}, root)
     kind = _type(part)
     if kind is not None:
         kept["type"] = kind
@@ -124,6 +124,27 @@ def _nullable(part: Json) -> Json:
         return {"anyOf": [part, {"type": "null"}]}
     nullable = part if "null" in kinds else part | {"type": [*kinds, "null"]}
     return nullable | {"enum": [*part["enum"], None]} if "enum" in part else nullable
+
+
+def _plain(part: Json, root: Json, depth: int = 0) -> Json:
+    """The rule with its allOf folded in, and without alternatives that stand beside properties: those only narrow."""
+    plain = {name: rule for name, rule in part.items() if name != "allOf"}
+    for piece in part.get("allOf") or ():
+        rule = _followed(piece, root)
+        plain = _joined(plain, _plain(rule, root, depth + 1) if depth < _MAX_DEPTH else rule)
+    if "properties" in plain or "items" in plain:
+        plain = {name: rule for name, rule in plain.items() if name not in ("anyOf", "oneOf")}
+    return plain
+
+
+def _joined(first: Json, second: Json) -> Json:
+    """Two rules that both hold, as one that is no narrower: the first decides where both speak of one thing."""
+    joined = {**second, **first}
+    if "properties" in first and "properties" in second:
+        joined["properties"] = {**second["properties"], **first["properties"]}
+    if "required" in first and "required" in second:
+        joined["required"] = [*first["required"], *(name for name in second["required"] if name not in first["required"])]
+    return joined
 
 
 def _alternatives(part: Json) -> Json:
@@ -186,46 +207,59 @@ def _problems(part: Json, where: str, root: Json, depth: int) -> Iterator[str]:
         if not _followed(part, root):
             yield f"{place} refers to {part['$ref']!r}, which is not in this schema"
         return
-    yield from _own_problems(part, place)
+    yield from _own_problems(part, place, root)
     yield from _nested_problems(part, where, root, depth)
 
 
-def _own_problems(part: Json, place: str) -> Iterator[str]:
-    for name in ("patternProperties", "prefixItems", "not", "if", "dependentSchemas", "propertyNames", "$dynamicRef", "contains"):
-        if name in part:
+def _own_problems(part: Json, place: str, root: Json) -> Iterator[str]:
+    plain = _plain(part, root)
+    for name in ("patternProperties", "prefixItems", "$dynamicRef"):
+        if name in plain:
             yield f"{place} uses {name}, which strict servers do not know"
-    if len(part.get("allOf", ())) > 1:
-        yield f"{place} uses allOf with several parts, which strict servers do not know"
-    if _alternatives(part) and ("properties" in part or "items" in part):
-        yield f"{place} mixes alternatives (anyOf, oneOf) with rules beside them"
-    if _is_object(part) and not part.get("properties"):
+    hidden = sorted(set(_hidden(part, plain)) - plain.get("properties", {}).keys()) if _is_object(plain) else []
+    if hidden:
+        yield f"{place} speaks of {hidden[0]!r} only under a condition: name it under properties as well"
+    if _is_object(plain) and not _alternatives(plain) and not plain.get("properties"):
         yield f"{place} is an object without properties: strict servers want each one named"
-    if _is_object(part) and part.get("additionalProperties") not in (None, False, True):
+    if _is_object(plain) and plain.get("additionalProperties") not in (None, False, True):
         yield f"{place} gives additionalProperties a schema, which strict servers do not know"
-    if not _alternatives(part) and "allOf" not in part and _type(part) is None:
+    if not _alternatives(plain) and _type(plain) is None:
         yield f"{place} says no type"
 
 
+def _hidden(part: Json, plain: Json) -> Iterator[str]:
+    """The properties named only by rules that the projection leaves out: strict servers would forbid them."""
+    rules = [part.get(name) for name in ("then", "else")]
+    rules += (part.get("dependentSchemas") or {}).values()
+    rules += () if _alternatives(plain) else part.get("anyOf") or part.get("oneOf") or ()
+    for piece in part.get("allOf") or ():
+        rules += [piece.get(name) for name in ("then", "else")] if isinstance(piece, dict) else ()
+    for rule in rules:
+        if isinstance(rule, dict):
+            yield from rule.get("properties", ())
+
+
 def _nested_problems(part: Json, where: str, root: Json, depth: int) -> Iterator[str]:
+    plain = _plain(part, root)
     for name in ("$defs", "definitions", "properties"):
-        for key, rule in (part.get(name) or {}).items():
+        for key, rule in (plain.get(name) or {}).items():
             yield from _problems(rule, f"{where}/{name}/{key}", root, depth + 1)
-    for name in ("anyOf", "oneOf", "allOf"):
-        for index, rule in enumerate(part.get(name) or ()):
+    for name in ("anyOf", "oneOf"):
+        for index, rule in enumerate(plain.get(name) or ()):
             yield from _problems(rule, f"{where}/{name}/{index}", root, depth + 1)
-    if "items" in part:
-        yield from _problems(part["items"], f"{where}/items", root, depth + 1)
+    if "items" in plain:
+        yield from _problems(plain["items"], f"{where}/items", root, depth + 1)
 
 
 # ---------------------------------------------------------------- restoring
 
 
 def _restored(value: Json, part: Json, root: Json, depth: int) -> Json:
-    part = _followed(part, root)
     if depth > _MAX_DEPTH or not isinstance(value, dict | list):
         return value
-    for option in _alternatives(part) or part.get("allOf") or ():
-        rule = _followed(option, root)
+    part = _plain(_followed(part, root), root)
+    for option in _alternatives(part) or ():
+        rule = _plain(_followed(option, root), root)
         if _describes(rule, value):
             return _restored(value, rule, root, depth + 1)
     if isinstance(value, list):

@@ -20,7 +20,7 @@ from cascade import prompts, providers, shipped, verifiers
 from cascade.compare import Comparators
 from cascade.errors import PolicyError
 from cascade.policy import fields
-from cascade.policy.mistakes import Mistake, kind, mistakes, near
+from cascade.policy.mistakes import Mistake, kind, mistakes, near, plainly
 from cascade.policy.model import NAME, PolicyPart, ProviderPart, TierPart, model_ref
 from cascade.policy.source import MAX_BYTES, Loc, Source, SourceError, cut, name, parse
 from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, digest
@@ -212,14 +212,17 @@ class _Loader:
         return None
 
     def _compare(self, part: PolicyPart, schema: Document | None) -> Mapping[str, Json]:
+        """The comparators that are sound; gates are not held up by the others."""
+        sound: dict[str, Json] = {}
         for key, spec in part.compare.items():
             try:
                 Comparators.load({key: spec})
             except ValueError as err:
-                self.problem(("compare", key), _without(key, str(err)))
+                self.problem(("compare", key), plainly(_without(key, str(err))))
                 continue
+            sound[key] = spec
             self._field(("compare", key), key, schema)
-        return part.compare
+        return sound
 
     def _field(self, loc: Loc, given: str, schema: Document | None) -> None:
         """A field that no answer can have would be compared with nothing, and so always agree."""
@@ -277,7 +280,7 @@ class _Loader:
     def _model(self, loc: Loc, ref: str, known: dict[str, Provider]) -> str:
         """The model's reference, its provider found: built in, or declared."""
         provider = ref.partition("/")[0]
-        if provider in self.unusable:
+        if provider in self.unusable and self.problems:  # told already
             return ref
         if provider not in known:
             if provider not in providers.kind_names():
@@ -324,7 +327,7 @@ class _Loader:
                 self.problem((*loc, "name"), f"the name {own!r} is taken by tiers[{taken[own]}]: tier names are unique")
             taken[own] = i
             gates_loc: Loc = ("gates",) if given.gates is None else (*loc, "gates")
-            gates, places = self._gates(gates_loc, part, given.gates, schema, known)
+            gates, places = self._gates(gates_loc, part, given.gates, schema, compare, known)
             if schema and not any(gate.kind == "schema" for gate in gates):
                 gates, places = (_schema_gate(), *gates), [loc, *places]
                 added.append(i)
@@ -340,7 +343,7 @@ class _Loader:
             retries=defaults.retries if given.retries is None else given.retries,
         )  # fmt: skip
 
-    def _gates(self, loc: Loc, part: PolicyPart, own: list[Any] | None, schema: Document | None,
+    def _gates(self, loc: Loc, part: PolicyPart, own: list[Any] | None, schema: Document | None, compare: Mapping[str, Json],
                known: dict[str, Provider]) -> tuple[tuple[Gate, ...], list[Loc]]:
         """The gates of a tier: its own, else the policy's; and where each stands."""
         given = part.gates if own is None else own
@@ -349,14 +352,14 @@ class _Loader:
         gates: list[Gate] = []
         places: list[Loc] = []
         for i, item in enumerate(given):
-            gate = self._gate((*loc, i), item, part, schema, known, gates)
+            gate = self._gate((*loc, i), item, part, schema, compare, known, gates)
             if gate:
                 gates.append(gate)
                 places.append((*loc, i))
         return tuple(gates), places
 
-    def _gate(self, loc: Loc, item: Any, part: PolicyPart, schema: Document | None, known: dict[str, Provider],
-              before: list[Gate]) -> Gate | None:
+    def _gate(self, loc: Loc, item: Any, part: PolicyPart, schema: Document | None, compare: Mapping[str, Json],
+              known: dict[str, Provider], before: list[Gate]) -> Gate | None:
         if isinstance(item, str):
             verifier, given = item, None
         elif isinstance(item, dict) and len(item) == 1:
@@ -379,7 +382,7 @@ class _Loader:
         own = self._gate_name(loc, verifier, options.pop("name", None), [gate.name for gate in before])
         threshold = self._threshold(loc, options.pop("threshold", spec.threshold))
         if not self._options(loc, spec, options, isinstance(given, dict)) or not self._built(
-            loc, spec, options, isinstance(given, dict), part, schema, known
+            loc, spec, options, isinstance(given, dict), part, schema, compare, known
         ):
             return None
         return Gate(own, verifier, threshold, options, spec.repairable)
@@ -417,7 +420,7 @@ class _Loader:
         return True
 
     def _built(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool, part: PolicyPart, schema: Document | None,
-               known: dict[str, Provider]) -> bool:
+               compare: Mapping[str, Json], known: dict[str, Provider]) -> bool:
         """Whether a verifier can be made of these options, and its models asked. Templates are read into the options."""
         for key in spec.templates:
             if options.get(key) is not None:
@@ -432,7 +435,7 @@ class _Loader:
         at = next((key for key in ("model", "with") if key in options), None)
         try:
             models = tuple(model_ref(ref) for ref in spec.models(options))
-            spec.build(options, schema, part.compare)
+            spec.build(options, schema, compare)
         except ValueError as err:
             for line in str(err).splitlines():
                 key, _, rest = line.partition(": ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -97,6 +98,12 @@ def _plain(problem: Any) -> str:
         return f"must be at least {context['ge']}" if "ge" in context else f"must be at most {context['le']}"
     message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     return message[:1].lower() + message[1:]
+
+
+def plainly(message: str) -> str:
+    """pydantic's sentences as others pass them on, in our words."""
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", re.sub(r"a valid boolean\b", "true or false", message))
+    return message.replace("nput should be a valid ", "nput should be a ").replace("input should be ", "must be ")
 
 
 def kind(value: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +37,8 @@ policy has a schema, the schema gate is put before a tier's gates if it is not a
 """
 
 TITLES = {
-    "Defaults": "defaults", "TierPart": "tiers[]", "ProviderPart": "providers.NAME", "OutcomesPart": "outcomes", "Budget": "budget",
+    "Defaults": "defaults", "TierPart": "tiers[]", "ProviderPart": "providers.NAME",
+    "CapabilitiesPart": "providers.NAME.capabilities", "OutcomesPart": "outcomes", "Budget": "budget",
     "Price": "pricing.MODEL", "CachePart": "cache",
 }  # fmt: skip
 
@@ -72,8 +74,6 @@ def _gate(kind: str) -> Iterator[str]:
 
 
 def _default(rule: dict[str, Any]) -> str:
-    import json
-
     value = rule.get("default")
     if value is None or isinstance(value, dict):
         return ""
@@ -82,7 +82,7 @@ def _default(rule: dict[str, Any]) -> str:
 
 def _type(rule: dict[str, Any]) -> str:
     if "enum" in rule or "const" in rule:
-        return ", ".join(f"`{value}`" for value in rule.get("enum", [rule.get("const")]))
+        return ", ".join(f"`{json.dumps(value) if isinstance(value, bool) else value}`" for value in rule.get("enum", [rule.get("const")]))
     if "anyOf" in rule:
         kinds = [_type(option) for option in rule["anyOf"] if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
