@@ -135,8 +135,10 @@ def _ready(one: LocalModel, child: subprocess.Popen[bytes]) -> Running:
 
 
 def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it ended without a word")
+    """The server's first error line, else the last line it wrote."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+    errors = [line.partition(" E ")[2].strip() for line in lines if " E " in line]
+    return (errors or lines[-1:] or ["it ended without a word"])[0][:300]
 
 
 def _state(one: LocalModel) -> Path:
@@ -169,17 +171,14 @@ def _held(handle: int) -> bool:
 
 def _end(pids: Iterable[int]) -> None:
     """TERM to all, KILL to those still there after the grace."""
-    left = [pid for pid in pids if _alive(pid)]
-    for pid in left:
-        _signal(pid, signal.SIGTERM)
-    until = time.monotonic() + GRACE
-    while (left := [pid for pid in left if _alive(pid)]) and time.monotonic() < until:
-        time.sleep(0.02)
-    for pid in left:
-        _signal(pid, signal.SIGKILL)
-    for pid in left:
-        if pid in _children:
-            _children[pid].wait()
+    left = list(pids)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        left = [pid for pid in left if _alive(pid)]
+        for pid in left:
+            _signal(pid, number)
+        until = time.monotonic() + GRACE
+        while any(_alive(pid) for pid in left) and time.monotonic() < until:
+            time.sleep(0.02)
 
 
 def _alive(pid: int) -> bool:

@@ -25,6 +25,7 @@ from decimal import Decimal
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 from cascade import projection
 from cascade.types import NOTHING, Answer, Call, Json, Provider
@@ -191,7 +192,7 @@ def is_own_server(provider: Provider) -> bool:
     """Whether a provider of kind openai or anthropic points at a server that is not the vendor's."""
     if provider.base_url is None or provider.kind not in _VENDOR_HOSTS:
         return False
-    return _VENDOR_HOSTS[provider.kind] not in provider.base_url
+    return urlsplit(provider.base_url).hostname != _VENDOR_HOSTS[provider.kind]
 
 
 _VENDOR_HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}

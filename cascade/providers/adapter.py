@@ -149,25 +149,25 @@ class SdkAdapter:
     def _client(self) -> _Client:
         """The SDK's client for this loop. The first call of a process imports the SDK, before its deadline starts."""
         if self._clients is None:
-            problem = missing_key(self.provider)
-            if problem:
-                raise ConfigurationError(problem)
             import httpx2
 
             from cascade.providers.transport import PerLoop, http_client
 
             self._reply_type = httpx2.Response
             self._clients = PerLoop(lambda plain: self._opened(http_client(plain=plain)))
-        try:
-            client: _Client = self._clients.get()
-            return client
-        except (CascadeError, ImportError):
-            raise
-        except Exception as error:  # each SDK has its own way to say that credentials, a region or a project are missing
-            raise ConfigurationError(f'provider "{self.provider.name}": {error}') from error
+        client: _Client = self._clients.get()
+        return client
 
     def _opened(self, http_client: Any) -> _Client:
-        sdk = self._make(self.provider, http_client)
+        problem = missing_key(self.provider)
+        if problem:
+            raise ConfigurationError(problem)
+        try:
+            sdk = self._make(self.provider, http_client)
+        except CascadeError:
+            raise
+        except Exception as error:  # each SDK has its own way to say that credentials, a region or a project are missing
+            raise translated(error, f'provider "{self.provider.name}"') from error
         return _Client(sdk, f"{str(sdk.base_url).rstrip('/')}{self.wire.path}")
 
     async def _post(self, client: _Client, body: bytes, where: str) -> bytes:
@@ -178,7 +178,9 @@ class SdkAdapter:
                 response = await client.sdk.post(client.url, cast_to=self._reply_type, content=body)
         except Exception as error:  # the SDKs let through what recorders, cloud credentials and our transport raise
             failure = translated(error, where)
-            raise failure if failure is not error else error from error
+            if failure is error:
+                raise
+            raise failure from error
         content: bytes = response.content
         return content
 

@@ -34,12 +34,15 @@ def _client(provider: Provider, http_client: Any) -> Any:
         "default_headers": dict(options.get("headers", {})),
         "open_telemetry": False,  # cascade's own spans tell more, and two would count each call twice
     }
-    if provider.kind == "bedrock":
-        return anthropic.AsyncAnthropicBedrock(aws_region=options.get("region"), aws_profile=options.get("profile"), **common)
-    if provider.kind == "vertex":
-        named = {name: options[key] for name, key in (("region", "region"), ("project_id", "project")) if key in options}
-        return anthropic.AsyncAnthropicVertex(**named, **common)
     name = key_env(provider)
+    if provider.kind == "bedrock":  # without a key: AWS_BEARER_TOKEN_BEDROCK or AWS's own credentials
+        token = os.environ[name] if name else None
+        return anthropic.AsyncAnthropicBedrock(
+            api_key=token, aws_region=options.get("region"), aws_profile=options.get("profile"), **common
+        )
+    if provider.kind == "vertex":  # without a key: Google's application default credentials
+        named = {word: options[option] for word, option in (("region", "region"), ("project_id", "project")) if option in options}
+        return anthropic.AsyncAnthropicVertex(access_token=os.environ[name] if name else None, **named, **common)
     key = os.environ[name] if name else "none"  # or the SDK would look for a key itself, and send it to any base_url
     if provider.kind == "foundry":
         return anthropic.AsyncAnthropicFoundry(resource=options.get("resource"), api_key=key, **common)

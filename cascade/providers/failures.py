@@ -73,6 +73,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _of_connection(error: BaseException, where: str) -> BaseException:
+    for cause in _causes(error):
+        if isinstance(cause, ImportError):  # the clouds' credentials come with extras of the SDKs
+            return ConfigurationError(
+                f"{where}: {clean(cause)}: install the SDK's extra for this cloud: anthropic[bedrock] or anthropic[vertex]"
+            )
     names = [type(cause).__name__ for cause in _causes(error)]
     text = f"{where}: {clean(next((str(cause) for cause in list(_causes(error))[1:] if str(cause)), str(error)))}"
     if any(name in ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError") for name in names):

@@ -29,7 +29,7 @@ def _client(provider: Provider, http_client: Any) -> Any:
     from openai import AsyncOpenAI, omit
 
     headers = dict(provider.options.get("headers", {}))
-    if provider.base_url and "api.openai.com" not in provider.base_url:
+    if provider.base_url and (provider.kind != "openai" or is_own_server(provider)):
         # The SDK takes both from the environment: not other servers' business.
         headers = {"OpenAI-Organization": omit, "OpenAI-Project": omit} | headers
     base_url = f"{_azure_endpoint(provider)}/openai/v1" if provider.kind == "azure" else provider.base_url
