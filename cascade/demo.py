@@ -45,6 +45,24 @@ class Played:
         """Dollars, None when a price is missing."""
         return total(o.cost_usd for o in outcomes)
 
+    def price_ratio(self) -> Decimal | None:
+        """How many times as dear the tiers above the first are, a token; None when they differ among themselves or have no price."""
+        prices = [self.policy.pricing.get(tier.model) for tier in self.policy.tiers]
+        first, *above = [price and price["input"] for price in prices]
+        return above[0] / first if first and above and above[0] and len(set(above)) == 1 else None
+
+    def break_even(self) -> Decimal | None:
+        """The price ratio from which these very verdicts save money: what the first tier cost is weighed against what it kept away
+        from the top. None when it kept nothing away."""
+        ratio, top = self.price_ratio(), self.cost(self.top)
+        spent = {True: Decimal(0), False: Decimal(0)}
+        for outcome in self.ladder:
+            for event in outcome.trail:
+                if isinstance(event, Tried):
+                    spent[event.tier == self.policy.tiers[0].name] += event.cost_usd or 0
+        kept_away = (top or 0) - spent[False]
+        return ratio * spent[True] / kept_away if ratio and kept_away > 0 else None
+
     def worth_telling(self) -> Outcome:
         """The request with the most happening that still ended well: repaired if there is one, and climbed high."""
         return max(self.ladder, key=lambda o: (o.status == "accepted", any(isinstance(e, Tried) and e.repair for e in o.trail),

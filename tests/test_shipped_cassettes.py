@@ -33,7 +33,7 @@ def test_the_demo_plays_every_recording_and_ends_as_it_was_recorded() -> None:
     from cascade.demo import play
 
     played = play()
-    assert len(played.ladder) == len(played.top) == len(played.rows) >= 40
+    assert len(played.ladder) == len(played.top) == len(played.rows) == 24
     assert {o.status for o in played.ladder} <= {"accepted", "flagged"}
     events = [e for o in played.ladder for e in o.trail]
     assert any(getattr(e, "repair", 0) for e in events)

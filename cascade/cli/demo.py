@@ -83,9 +83,13 @@ def comparison(played: Played) -> list[str]:
     lines = []
     for name, outcomes in (("ladder", played.ladder), (f"always {played.policy.tiers[-1].name}", played.top)):
         right = played.right(outcomes)
-        lines.append(f"{name:<16} {right}/{count} right ({right / count:.0%})  {show.money(played.cost(outcomes))}")
+        lines.append(f"{name:<20} {right}/{count} right ({right / count:.0%})  {show.money(played.cost(outcomes))}")
     ladder, top = played.cost(played.ladder), played.cost(played.top)
     if ladder is not None and top:
         saved = 1 - ladder / top
-        lines.append(f"{'saved':<16} {saved:.0%} of the dollars" if saved >= 0 else f"{'saved':<16} nothing: it cost {-saved:.0%} more")
+        lines.append(f"{'saved':<20} {saved:.0%} of the dollars" if saved >= 0 else f"{'saved':<20} nothing: it cost {-saved:.0%} more")
+    ratio, even = played.price_ratio(), played.break_even()
+    if ratio and even:
+        lines.append(f"{'pays':<20} where the top tier is {even:.1f} times as dear as the first or more; here it is {ratio:.1f} times "
+                     "(gpt-6-luna to claude-opus-5-5: 40)")
     return lines
