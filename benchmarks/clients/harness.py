@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from task import GOOD, mail  # noqa: E402
+from task import GOOD, mail
 
 Ask = Callable[[str], Awaitable[dict[str, object]]]
 

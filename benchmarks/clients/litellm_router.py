@@ -12,7 +12,10 @@ from task import CHEAP, DEAR, SCHEMA, TEMPLATE
 
 
 async def make(url: str) -> Ask:
-    models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", "api_base": f"{url}/v1", "api_key": "none"}} for name in (CHEAP, DEAR)]
+    def entry(name: str) -> dict[str, object]:
+        return {"model_name": name, "litellm_params": {"model": f"openai/{name}", "api_base": f"{url}/v1", "api_key": "none"}}
+
+    models = [entry(name) for name in (CHEAP, DEAR)]
     router = Router(model_list=models, fallbacks=[{CHEAP: [DEAR]}], num_retries=0)
     template = jinja2.Environment(autoescape=False).from_string(TEMPLATE)
     validator = Draft202012Validator(SCHEMA)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from task import GOOD, SCHEMA, TEMPLATE, mail  # noqa: E402
+from task import GOOD, SCHEMA, TEMPLATE, mail
 
-from cascade import Answer, Call, Cascade, Case  # noqa: E402
-from cascade.extract import extract  # noqa: E402
-from cascade.types import Document, Usage  # noqa: E402
-from cascade.verifiers import build  # noqa: E402
+from cascade import Answer, Call, Cascade, Case
+from cascade.extract import extract
+from cascade.types import Document, Usage
+from cascade.verifiers import build
 
 TEXT = json.dumps(GOOD)
 
