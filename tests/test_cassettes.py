@@ -141,12 +141,14 @@ def test_order(cascade_cassette):
 def test_the_fixture_records_on_demand_and_replays_by_default(pytester: pytest.Pytester, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("CANARY_KEY", CANARY)
+    # installed, pytest finds the plugin by itself; from a checkout on the path it must be named
+    plugin = () if pytester._request.config.pluginmanager.hasplugin("cascade") else ("-p", "cascade.testing.plugin")
     pytester.makepyfile(test_mine=INNER.format(policy=POLICY.replace("URL", server.url)))
-    pytester.runpytest_inprocess("-p", "cascade.testing.plugin").assert_outcomes(errors=1)
+    pytester.runpytest_inprocess(*plugin).assert_outcomes(errors=1)
     server.will(stub.chat('{"item": "tea"}'))
-    pytester.runpytest_inprocess("-p", "cascade.testing.plugin", "--cascade-record", "all").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*plugin, "--cascade-record", "all").assert_outcomes(passed=1)
     assert (pytester.path / "cassettes" / "test_mine" / "test_order.json").exists()
-    pytester.runpytest_inprocess("-p", "cascade.testing.plugin", "--cascade-block-network").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*plugin, "--cascade-block-network").assert_outcomes(passed=1)
     monkeypatch.setenv("CI", "true")
-    pytester.runpytest_inprocess("-p", "cascade.testing.plugin", "--cascade-record", "all").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*plugin, "--cascade-record", "all").assert_outcomes(passed=1)
     assert len(server.requests) == 1
