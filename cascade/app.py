@@ -151,10 +151,8 @@ class Cascade:
         if text is None:
             return None
         try:
-            row = orjson.loads(text)
-            trail = tuple(records.event_from_row(event) for event in row["trail"])
-            return Outcome(self.label, row["status"], row["output"], row["tier"], ZERO, (), 0.0, trail, row["error"], id, True)
-        except (orjson.JSONDecodeError, KeyError, TypeError) as err:
+            return records.from_cached(text, self.label, id)
+        except (ValueError, TypeError) as err:
             log.warning("a cache entry cannot be read and is asked again (%s: %s)", type(err).__name__, err)
             return None
 
@@ -167,11 +165,8 @@ class Cascade:
         """Accepted answers are kept to be served; of the rest only that, and where, this input failed."""
         assert self._store is not None
         if outcome.status in ("accepted", "flagged") and not _incomplete(outcome):
-            kept = _at_no_cost(outcome, None)
-            row = {"status": kept.status, "output": kept.output, "tier": kept.tier, "error": kept.error,
-                   "trail": [records.to_short_row(event) for event in kept.trail]}
             ttl = self._settings.ttl if outcome.status == "accepted" else self._settings.negative_ttl
-            self._store.set(key, records.dumps(row).decode(), ttl)
+            self._store.set(key, records.to_cached(_at_no_cost(outcome, None)), ttl)
         found = {self._tier_digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
         if found:
             self._store.set(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)

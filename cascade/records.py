@@ -21,10 +21,6 @@ _EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped]] =
 }
 _FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in _EVENTS.values()}
 _ORDERED = {kind: tuple(f.name for f in fields(kind)) for kind in _EVENTS.values()}
-_DEFAULTS: dict[str, Json] = {
-    "finish": "stop", "seconds": 0.0, "sample": 0, "gate": None, "repair": 0, "retries": (), "reason": None, "fields": (), "signals": {},
-}  # fmt: skip
-"""Defaults that these fields have in every kind of event that has them by default."""
 
 
 def to_line(outcome: Outcome) -> bytes:
@@ -101,10 +97,22 @@ def event_from_row(row: Mapping[str, Json]) -> Event:
     return kind(**given)
 
 
-def to_short_row(event: Event) -> dict[str, Json]:
-    """As `event_to_row`, without what is as it would be anyway: for the cache, which is read often."""
-    row = event_to_row(event)
-    return {name: value for name, value in row.items() if name == "event" or name not in _DEFAULTS or value != _DEFAULTS[name]}
+def to_cached(outcome: Outcome) -> str:
+    """A served answer and its verdicts as compact JSON for the cache, which is read far more often than written."""
+    served, *checks = outcome.trail
+    assert isinstance(served, Tried)
+    answer = [served.tier, served.model, served.text, served.finish, served.usage, served.sample, served.repair]
+    verdicts = [[c.tier, c.gate, c.score, c.threshold, c.passed, c.reason, c.fields, c.signals] for c in checks if isinstance(c, Checked)]
+    return dumps([outcome.status, outcome.output, outcome.tier, outcome.error, answer, verdicts]).decode()
+
+
+def from_cached(text: str, policy: str, id: str | None) -> Outcome:
+    """The outcome of a cache entry: nothing was paid. ValueError or TypeError when it is none of ours."""
+    status, output, tier, error, answer, verdicts = orjson.loads(text)
+    asked, model, said, finish, usage, sample, repair = answer
+    served = Tried(asked, model, said, finish, usage and Usage(**usage), _ZERO, 0.0, sample, None, repair, True)
+    checks = [Checked(t, g, score, at, ok, why, tuple(places), signals) for t, g, score, at, ok, why, places, signals in verdicts]
+    return Outcome(policy, status, output, tier, _ZERO, (), 0.0, (served, *checks), error, id, True)
 
 
 def dumps(value: Json) -> bytes:

@@ -1,12 +1,13 @@
 """`schema`: the answer is valid against the policy's JSON Schema, Draft 2020-12.
 
 jsonschema-rs decides: it is fast, its patterns run in linear or bounded time, and it fetches nothing. What is wrong with a refused
-answer is said by `_explain`, which is imported when the first one turns up.
+answer is said by `_explain`, which is imported with the first schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -108,4 +109,5 @@ SPEC = Spec("schema", Options, lambda options, schema, compare: _make(schema), t
 def _make(schema: Document | None) -> SchemaVerifier:
     if schema is None:
         raise ValueError("the policy has no schema to hold answers against")
+    import_module("cascade.verifiers._explain")  # a tenth of a second that loading may take, the first wrong answer may not
     return SchemaVerifier(schema.json)
