@@ -144,7 +144,7 @@ class Cascade:
 
     def _key(self, inputs: Mapping[str, Json]) -> str:
         """Everything that can change the answer: the policy's digest (prompts, schema, models, gates …) and the inputs."""
-        return hashlib.sha256(self.policy.digest.encode() + _canonical(inputs)).hexdigest()
+        return hashlib.sha256(records.CACHED + self.policy.digest.encode() + _canonical(inputs)).hexdigest()
 
     def _remembered(self, key: str, id: str | None) -> Outcome[Json] | None:
         text = self._store.get(key) if self._store else None
@@ -172,7 +172,7 @@ class Cascade:
             self._store.set(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
 
     def _failures_key(self, inputs: Mapping[str, Json]) -> str:
-        return hashlib.sha256(b"failed" + self._prompt_digest.encode() + _canonical(inputs)).hexdigest()
+        return hashlib.sha256(records.CACHED + b"failed" + self._prompt_digest.encode() + _canonical(inputs)).hexdigest()
 
     def _known_failures(self, inputs: Mapping[str, Json]) -> dict[str, str]:
         assert self._store is not None

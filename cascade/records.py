@@ -14,6 +14,8 @@ from cascade.outcome import Outcome
 from cascade.types import Checked, Event, Failed, Json, Retry, Skipped, Tried, Usage
 
 FORMAT = 1
+CACHED = b"1:"
+"""The format of cache entries, part of their key: entries of another version are not found instead of misread."""
 _ZERO = Decimal(0)
 
 _EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped]] = {
