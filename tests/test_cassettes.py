@@ -31,7 +31,7 @@ providers:
   dear: {kind: anthropic, base_url: "URL", api_key_env: CANARY_KEY, capabilities: {schema: none}}
 tiers: [cheap/small, dear/big]
 """
-CANARY = "sk-canary-0123456789abcdef"
+CANARY = "canary-0123456789abcdef"
 
 
 @pytest.fixture
