@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import compose, engine, prices, projection, prompts, records, verifiers
+from cascade import engine, prices, projection, prompts, records, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
@@ -27,7 +27,7 @@ from cascade.around.single_flight import SingleFlight, single_flight
 from cascade.budget import Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
-from cascade.errors import ConfigurationError, InputError, PolicyError, UserError
+from cascade.errors import ConfigurationError, InputError, PolicyError
 from cascade.extract import Extracted, extract
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
@@ -43,7 +43,6 @@ from cascade.types import (
     Json,
     Policy,
     Skipped,
-    Template,
     Tier,
     Tried,
     Verifier,
@@ -261,6 +260,8 @@ class _Wiring:
         self.asks: dict[str, Ask] = {}
         self.retries = RetryBudget()
         self.per_model = {tier.model: tier.retries for tier in owner.policy.tiers}
+        if given is None and (missing := missing_keys(owner.policy)):
+            raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         ask = given or self._route
         self.ladder = engine.Ladder(owner.policy, single_flight(ask), owner._verifiers, owner._params, self._worst,
                                     _reader(owner.policy), owner.purse)
@@ -356,13 +357,8 @@ def _tier_digest(policy: Policy, tier: Tier) -> str:
     """What decides whether this tier fails an input: the model as it is asked, and what its answer must pass."""
     provider = policy.providers.get(tier.model.partition("/")[0])
     where = [provider.kind, provider.base_url, dict(provider.options)] if provider else None
-    gates = [[gate.kind, gate.threshold, gate_options(gate)] for gate in tier.gates]
+    gates = [[gate.kind, gate.threshold, prompts.by_content(gate.options)] for gate in tier.gates]
     return digest([tier.model, where, dict(tier.params), tier.max_tokens, tier.repair, tier.carry, gates])
-
-
-def gate_options(gate: Gate) -> Json:
-    """A gate's options as JSON for a digest; templates by what they say, not where they are."""
-    return {key: prompts.digest(value) if isinstance(value, Template) else value for key, value in gate.options.items()}
 
 
 def _canonical(inputs: Mapping[str, Json]) -> bytes:
@@ -463,6 +459,3 @@ def _task(cascade: Callable[[], Cascade], function: Callable[..., Any]) -> Calla
         return cascade().run(inputs(args, kwargs), output=output()).raise_for_status().output
 
     return answer_now
-
-
-__all__ = ["Cascade", "ConfigurationError", "UserError", "compose", "missing_keys", "models_of", "task"]

@@ -139,6 +139,11 @@ def digest(template: Template) -> str:
     return total.hexdigest()
 
 
+def by_content(options: Mapping[str, Any]) -> dict[str, Json]:
+    """Options as JSON for a digest: templates by what they say, not by where they are."""
+    return {key: digest(value) if isinstance(value, Template) else value for key, value in options.items()}
+
+
 def _parts(template: Template) -> list[Template]:
     """The template and, depth first, those it includes, each once."""
     env = _environment(os.path.dirname(template.path) or ".")

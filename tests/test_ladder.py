@@ -309,6 +309,14 @@ def test_optional_fields_that_strict_providers_return_as_null_are_dropped_at_hom
     assert answer(cascade).output == {"item": "tea"}
 
 
+def test_a_key_that_is_missing_for_a_dear_tier_is_told_before_the_cheap_one_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "there")
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    cascade = Cascade(load_text(HEAD + "tiers: [openai/small, anthropic/claude-opus-5-5]\n", "p.yaml"))
+    with pytest.raises(ConfigurationError, match="set the environment variable ANTHROPIC_API_KEY"):
+        answer(cascade)
+
+
 def test_sync_face_works_plainly_and_inside_a_running_loop() -> None:
     with ladder(TWO, Models(small=GOOD)) as cascade:
         assert cascade.run(INPUTS).status == "accepted"

@@ -496,8 +496,7 @@ def _provider_digest(provider: Provider) -> Json:
 
 
 def _gate_digest(gate: Gate) -> Json:
-    options = {key: prompts.digest(value) if isinstance(value, Template) else value for key, value in gate.options.items()}
-    return [gate.name, gate.kind, gate.threshold, options]
+    return [gate.name, gate.kind, gate.threshold, prompts.by_content(gate.options)]
 
 
 def _schema_gate() -> Gate:
