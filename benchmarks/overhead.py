@@ -1,111 +1,167 @@
 """What an engine costs beside the model: cascade and others do the same work against one loopback server, interleaved in one run.
 
-    python benchmarks/overhead.py                          CPU and wall per request, as ratios to the hand-written client
-    python benchmarks/overhead.py --instructions           and instructions per prompt by callgrind (valgrind must be installed; minutes)
-    python benchmarks/overhead.py --markdown docs/benchmarks-overhead.md
+    python benchmarks/overhead.py                      CPU, wall and added latency, as ratios to the hand-written client
+    python benchmarks/overhead.py --instructions       and instructions per prompt by callgrind (needs valgrind; a quarter of an hour)
+    python benchmarks/overhead.py --quick --clients ours,handwritten
+    python benchmarks/overhead.py --instructions --markdown docs/benchmarks-overhead.md
 
-Each client lives in an environment of its own (`--envs`, made when it is missing). Progress on stderr, tables on stdout.
+Progress goes to stderr, tables to stdout. benchmarks/README.md says how to read them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import re
+import shlex
 import shutil
-import statistics
 import subprocess
 import sys
-import venv
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent
-BASE = "handwritten"
+from environments import BASE, CLIENTS, OURS, ROOT, CannotInstall, Client, megabytes, python, version
+from tables import Found, page, parts, table
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "clients"))
 
-@dataclass(frozen=True)
-class Client:
-    """A competitor: its script, what its environment holds, and the package whose version is shown."""
+from harness import WARM_UP_AT_LEAST  # noqa: E402
+from task import FIRST, INPUT_TOKENS, OUTPUT_TOKENS, WARM_UP, calls  # noqa: E402
 
-    name: str
-    script: str
-    requirements: tuple[str, ...]
-    package: str
+CONCURRENCIES = (1, 64)
+UPSTREAM = 0.2
+"""Seconds an answer takes where added latency is measured."""
 
 
-CLIENTS = (
-    Client("cascade", "ours.py", (str(ROOT),), "cascade-judge"),
-    Client("handwritten", "handwritten.py", ("openai[aiohttp]>=3.50,<4", "jinja2", "jsonschema"), "openai"),
-    Client("LiteLLM Router", "litellm_router.py", ("litellm", "jinja2", "jsonschema"), "litellm"),
-    Client("instructor", "instructor_client.py", ("instructor", "jinja2"), "instructor"),
-    Client("pydantic-ai", "pydantic_ai_client.py", ("pydantic-ai-slim[openai]", "jinja2"), "pydantic-ai-slim"),
-    Client("cascadeflow", "cascadeflow_client.py", ("cascadeflow[openai]", "jinja2", "jsonschema"), "cascadeflow"),
-)
+class Unable(Exception):
+    """A client cannot do the task; the message is its last line."""
 
 
-@dataclass
-class Found:
-    """What was measured of one client: lists of per-request figures, by what they are."""
+class Bench:
+    """The clients that can run, and what has been found of each so far."""
 
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    skipped: str | None = None
-    version: str = ""
+    def __init__(self, names: list[str], envs: Path) -> None:
+        self.found: dict[str, Found] = {}
+        self.pythons: dict[str, Path] = {}
+        self.clients = [client for client in CLIENTS if client.name in names]
+        for client in self.clients:
+            found = self.found[client.name] = Found(client.title)
+            try:
+                interpreter = self.pythons[client.name] = python(envs, client, note)
+                found.version = version(interpreter, client.package)
+                found.add("installed", megabytes(interpreter))
+            except CannotInstall as err:
+                self.skip(client, str(err))
 
-    def add(self, what: str, value: float) -> None:
-        self.figures.setdefault(what, []).append(value)
+    @property
+    def able(self) -> list[Client]:
+        return [client for client in self.clients if not self.found[client.name].skipped]
 
-    def median(self, what: str) -> float | None:
-        return statistics.median(self.figures[what]) if self.figures.get(what) else None
+    def skip(self, client: Client, why: str) -> None:
+        note(f"{client.name}: skipped: {why}")
+        self.found[client.name].skipped = why
+
+    # ------------------------------------------------------------ measuring
+
+    def times(self, url: str, rounds: int, count: int) -> None:
+        for turn in range(rounds):
+            for concurrency in CONCURRENCIES:
+                for client in self.able:
+                    note(f"round {turn + 1} of {rounds}, {concurrency} at a time: {client.name}")
+                    try:
+                        figures = self._checked(client, url, count, concurrency)
+                    except Unable as err:
+                        self.skip(client, f"does not do it: {err}")
+                        continue
+                    for what in ("cpu", "wall"):
+                        self.found[client.name].add(f"{what}, {concurrency}", figures[what] / count * 1e6)
+
+    def latency(self, url: str, rounds: int, count: int) -> None:
+        """Added at the median, which is a prompt of one call: four in five are."""
+        for turn in range(rounds):
+            for client in self.able:
+                note(f"latency, round {turn + 1} of {rounds}: {client.name}")
+                try:
+                    figures, _ = self._run(client, url, count, 64)
+                except Unable as err:
+                    self.found[client.name].odd.append(f"no latency: {err}")
+                    continue
+                self.found[client.name].add("added p50, 64", (figures["p50"] - UPSTREAM) * 1e3)
+
+    def instructions(self, url: str, small: int, large: int) -> None:
+        """Per prompt: the difference of two runs that differ in their number of prompts only, so that all else cancels out."""
+        tool = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=/dev/null")
+        for concurrency in CONCURRENCIES:
+            for client in self.able:
+                note(f"callgrind, {concurrency} at a time: {client.name}")
+                try:
+                    totals = [_collected(self._run(client, url, count, concurrency, *tool)[1]) for count in (small, large)]
+                except Unable as err:
+                    self.found[client.name].odd.append(f"no instructions: {err}")
+                    continue
+                self.found[client.name].add(f"instructions, {concurrency}", (totals[1] - totals[0]) / (large - small) / 1e6)
+
+    def micro(self) -> dict[str, float]:
+        if OURS not in self.pythons:
+            return {}
+        note("parts of cascade")
+        command = [str(self.pythons[OURS]), str(HERE / "clients" / "micro.py")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        figures: dict[str, float] = json.loads(done.stdout)
+        return figures
+
+    def _checked(self, client: Client, url: str, count: int, concurrency: int) -> dict[str, float]:
+        """A run whose calls and tokens are held against what the task takes; what is off is told under the table."""
+        before = _calls(url)
+        figures, _ = self._run(client, url, count, concurrency)
+        made = _calls(url) - before
+        wanted = calls(WARM_UP, max(WARM_UP_AT_LEAST, concurrency)) + calls(FIRST, count)
+        tokens = calls(FIRST, count) * (INPUT_TOKENS + OUTPUT_TOKENS)
+        odd = []
+        if made != wanted:
+            odd.append(f"made {made} calls where the task takes {wanted}")
+        if figures["tokens"] != tokens:
+            odd.append(f"knows of {figures['tokens'] / tokens:.0%} of the tokens used")
+        self.found[client.name].odd = odd
+        return figures
+
+    def _run(self, client: Client, url: str, count: int, concurrency: int, *prefix: str) -> tuple[dict[str, float], str]:
+        command = [*prefix, str(self.pythons[client.name]), str(HERE / "clients" / client.script), url, str(count), str(concurrency)]
+        # hashes that do not change from run to run: a set's order decides how many instructions it takes
+        environment = {**os.environ, "PYTHONHASHSEED": "0", **({"CALLGRIND": "1"} if prefix else {})}
+        environment.pop("PYTHONPATH", None)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1800, env=environment)
+        except subprocess.CalledProcessError as err:
+            raise Unable((err.stderr.strip().splitlines() or ["no output"])[-1][:200]) from err
+        except subprocess.TimeoutExpired as err:
+            raise Unable("not done in half an hour") from err
+        return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
 
 
 def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-# ---------------------------------------------------------------- environments
+def _collected(stderr: str) -> int:
+    found = re.findall(r"Collected : (\d+)", stderr)
+    if not found:
+        raise Unable("callgrind told no total")
+    return int(found[-1])
 
 
-def python(envs: Path, client: Client) -> Path:
-    """The interpreter of the client's environment, which is made and filled when it is missing."""
-    folder = envs / re.sub(r"\W+", "-", client.name.lower())
-    interpreter = folder / "bin" / "python"
-    done = folder / "installed"
-    wanted = "\n".join(client.requirements)
-    if not done.exists() or done.read_text() != wanted or client.name == "cascade":
-        note(f"{client.name}: installing {' '.join(client.requirements)}")
-        if not interpreter.exists():
-            venv.create(folder, with_pip=True)
-        command = [str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade", *client.requirements]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        done.write_text(wanted)
-    return interpreter
-
-
-def version(interpreter: Path, package: str) -> str:
-    code = f"from importlib.metadata import version; print(version({package!r}))"
-    return subprocess.run([str(interpreter), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def megabytes(interpreter: Path) -> float:
-    """Size of what is installed beside pip and setuptools."""
-    site = next((interpreter.parent.parent / "lib").glob("python*/site-packages"))
-    own = re.compile(r"^(pip|setuptools|wheel|_distutils_hack|distutils-precedence)")
-    files = (f for part in site.iterdir() if not own.match(part.name) for f in ([part] if part.is_file() else part.rglob("*")))
-    return sum(f.stat().st_size for f in files if f.is_file() and "__pycache__" not in f.parts) / 1e6
-
-
-# ---------------------------------------------------------------- measuring
+def _calls(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/calls") as reply:
+        return int(reply.read())
 
 
 @contextmanager
 def stub(delay: float = 0.0) -> Iterator[str]:
+    """A stub of its own process; its URL."""
     child = subprocess.Popen([sys.executable, str(HERE / "stub.py"), "--delay", str(delay)], stdout=subprocess.PIPE, text=True)
     assert child.stdout
     try:
@@ -115,149 +171,48 @@ def stub(delay: float = 0.0) -> Iterator[str]:
         child.wait()
 
 
-def once(interpreter: Path, client: Client, url: str, count: int, concurrency: int, *prefix: str) -> tuple[dict[str, float], str]:
-    command = [*prefix, str(interpreter), str(HERE / "clients" / client.script), url, str(count), str(concurrency)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1][:200])
-    return json.loads(done.stdout.strip().splitlines()[-1]), done.stderr
-
-
-def instructions(interpreter: Path, client: Client, url: str, concurrency: int, small: int, large: int) -> float:
-    """Instructions per prompt: two runs that differ only in their number of prompts, so that starting up cancels out."""
-    totals = []
-    for count in (small, large):
-        tool = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
-        _, err = once(interpreter, client, url, count, concurrency, *tool)
-        totals.append(int(re.findall(r"Collected : (\d+)", err)[-1]))
-    return (totals[1] - totals[0]) / (large - small)
-
-
-def measure(args: argparse.Namespace) -> tuple[dict[str, Found], dict[str, float]]:
-    wanted = [c for c in CLIENTS if not args.clients or c.name in args.clients.split(",")]
-    found = {c.name: Found() for c in wanted}
-    interpreters: dict[str, Path] = {}
-    for client in wanted:
-        try:
-            interpreters[client.name] = python(args.envs, client)
-            found[client.name].version = version(interpreters[client.name], client.package)
-        except subprocess.CalledProcessError as err:
-            found[client.name].skipped = f"cannot be installed: {((err.stderr or '').strip().splitlines() or ['?'])[-1][:160]}"
-    with stub() as url:
-        for turn in range(args.rounds):
-            for concurrency in (1, 64):
-                for client in wanted:
-                    if not found[client.name].skipped:
-                        note(f"round {turn + 1} of {args.rounds}, {concurrency} at a time: {client.name}")
-                        _record(found[client.name], interpreters[client.name], client, url, args.count, concurrency)
-        if args.instructions:
-            _count(args, wanted, found, interpreters, url)
-    with stub(0.2) as url:
-        for client in wanted:
-            if client.name in ("cascade", BASE) and not found[client.name].skipped:
-                note(f"latency over a 200 ms upstream, 64 at a time: {client.name}")
-                for _ in range(args.rounds):
-                    figures, _err = once(interpreters[client.name], client, url, 640, 64)
-                    found[client.name].add("added p50, 64", (figures["p50"] - 0.2) * 1e3)
-    micro: dict[str, float] = {}
-    if "cascade" in interpreters:
-        note("single parts of cascade")
-        own = interpreters["cascade"]
-        done = subprocess.run([str(own), str(HERE / "clients" / "micro.py")], check=True, capture_output=True, text=True)
-        micro = {**json.loads(done.stdout), "installed, MB": megabytes(own)}
-    return found, micro
-
-
-def _record(found: Found, interpreter: Path, client: Client, url: str, count: int, concurrency: int) -> None:
-    try:
-        figures, _ = once(interpreter, client, url, count, concurrency)
-    except RuntimeError as err:
-        found.skipped = f"does not do it: {err}"
-        return
-    found.add(f"cpu, {concurrency}", figures["cpu"] / figures["count"] * 1e6)
-    found.add(f"wall, {concurrency}", figures["wall"] / figures["count"] * 1e6)
-
-
-def _count(args: argparse.Namespace, wanted: list[Client], found: dict[str, Found], interpreters: dict[str, Path], url: str) -> None:
-    if not shutil.which("valgrind"):
-        note("no instructions: valgrind is not installed")
-        return
-    for client in wanted:
-        for concurrency in (1, 64):
-            if not found[client.name].skipped:
-                note(f"callgrind, {concurrency} at a time: {client.name}")
-                value = instructions(interpreters[client.name], client, url, concurrency, args.small, args.large)
-                found[client.name].add(f"instructions, {concurrency}", value / 1e6)
-
-
-# ---------------------------------------------------------------- telling
-
-COLUMNS = (
-    ("instructions, 1", "M instr. per prompt, 1", "{:.1f}"), ("instructions, 64", "M instr., 64", "{:.1f}"),
-    ("cpu, 1", "CPU µs, 1", "{:.0f}"), ("cpu, 64", "CPU µs, 64", "{:.0f}"), ("wall, 1", "wall µs, 1", "{:.0f}"),
-    ("wall, 64", "wall µs, 64", "{:.0f}"), ("added p50, 64", "added p50 ms, 64", "{:.1f}"),
-)  # fmt: skip
-
-
-def table(found: dict[str, Found]) -> str:
-    shown = [c for c in COLUMNS if any(f.median(c[0]) is not None for f in found.values())]
-    lines = ["| client | " + " | ".join(title for _, title, _ in shown) + " |", "| --- |" + " ---: |" * len(shown)]
-    base = found.get(BASE, Found())
-    for name, one in found.items():
-        cells = [_cell(one.median(what), base.median(what), form) for what, _, form in shown]
-        lines.append(f"| {name} {one.version} | " + " | ".join([f"skipped: {one.skipped}"] if one.skipped else cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: float | None, base: float | None, form: str) -> str:
-    if value is None:
-        return ""
-    return form.format(value) + (f" ({value / base:.2f}×)" if base else "")
-
-
-def page(found: dict[str, Found], micro: dict[str, float], command: str) -> str:
-    rows = "\n".join(f"| {what} | {value:.1f} |" for what, value in micro.items())
-    return f"""# Overhead
-
-*Written by `{command}` on {date.today().isoformat()}: Python {platform.python_version()}, {platform.machine()}, \
-{platform.system()}. Medians; (×) is the ratio to the hand-written client in the same run.*
-
-Every client does the same work against one loopback server: render a prompt, ask the cheap model with a JSON schema of 15 fields,
-validate, ask the dear model if the answer is wrong (one prompt in five). cascade also keeps the trail, prices the tokens and writes the
-answer to its disk cache. 1 and 64 are requests at a time. Instructions are user space, by callgrind, the difference of two runs so that
-starting up cancels out: they repeat on a noisy machine, times do not. `added p50` is what a request takes beyond an upstream of 200 ms.
-
-{table(found)}
-
-Single parts of cascade:
-
-| what | measured |
-| --- | ---: |
-{rows}
-"""
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", help="only these, by name, separated by commas")
-    parser.add_argument("--envs", type=Path, default=ROOT / ".bench-envs", help="folder of the clients' environments")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are shown")
-    parser.add_argument("--count", type=int, default=300, help="requests a measurement")
-    parser.add_argument("--instructions", action="store_true", help="count instructions with callgrind as well")
-    parser.add_argument("--small", type=int, default=64, help="prompts of callgrind's first run")
-    parser.add_argument("--large", type=int, default=192, help="prompts of its second run")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--markdown", type=Path, help="write the page to this file")
-    args = parser.parse_args()
-    found, micro = measure(args)
-    command = "python benchmarks/overhead.py " + " ".join(sys.argv[1:])
-    text = page(found, micro, command.strip())
-    print(table(found), *[f"{what}: {value:.1f}" for what, value in micro.items()], sep="\n")
-    if args.markdown:
-        args.markdown.write_text(text, encoding="utf-8")
+    args = _arguments()
+    bench = Bench(args.clients.split(","), args.envs)
+    with stub() as url:
+        bench.times(url, args.rounds, args.count)
+        if args.instructions:
+            bench.instructions(url, args.small, args.large)
+    with stub(UPSTREAM) as url:
+        bench.latency(url, args.rounds, args.count * 2)
+    micro = bench.micro()
+    found, base = list(bench.found.values()), bench.found.get(BASE)
+    print(table(found, base), "", parts(micro), sep="\n")
     if args.json:
-        figures: dict[str, Any] = {name: {"version": f.version, "skipped": f.skipped, **f.figures} for name, f in found.items()}
-        args.json.write_text(json.dumps({"clients": figures, "micro": micro}, indent=2), encoding="utf-8")
+        clients = {name: vars(one) for name, one in bench.found.items()}
+        args.json.write_text(json.dumps({"clients": clients, "micro": micro}, indent=2) + "\n", encoding="utf-8")
+    if args.markdown:
+        command = shlex.join(["python", "benchmarks/overhead.py", *sys.argv[1:]])
+        args.markdown.write_text(page(found, base, micro, command), encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    names = [client.name for client in CLIENTS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", default=",".join(names), help="only these, separated by commas; all: %(default)s")
+    parser.add_argument("--envs", type=Path, default=ROOT / ".bench-envs", help="folder of the clients' environments")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; medians are shown (%(default)s)")
+    parser.add_argument("--count", type=int, default=320, help="prompts a measurement (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one round of 128 prompts, smaller counts for callgrind: to see that it works")
+    parser.add_argument("--instructions", action="store_true", help="count instructions with callgrind as well")
+    parser.add_argument("--small", type=int, default=64, help="prompts of callgrind's first run (%(default)s)")
+    parser.add_argument("--large", type=int, default=320, help="prompts of its second run (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--markdown", type=Path, help="write the page for the docs to this file")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.count, args.small, args.large = 1, 128, 40, 140
+    unknown = set(args.clients.split(",")) - set(names)
+    if unknown:
+        parser.error(f"no client {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if args.instructions and not (shutil.which("valgrind") and shutil.which("callgrind_control")):
+        parser.error("--instructions needs valgrind, with callgrind_control")
+    return args
 
 
 if __name__ == "__main__":

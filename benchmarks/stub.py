@@ -1,6 +1,6 @@
 """A loopback server for benchmarks: both wires, fixed answers, in its own process; much cheaper than any client that asks it.
 
-    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed
+    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed; GET /calls tells how many calls it has answered
 """
 
 from __future__ import annotations
@@ -9,68 +9,84 @@ import argparse
 import asyncio
 import json
 import re
+import sys
+from pathlib import Path
 
-from task import BAD, CHEAP, GOOD, fails_cheap
+sys.path.insert(0, str(Path(__file__).parent / "clients"))
+
+from task import ANSWERS, CHEAP, INPUT_TOKENS, OUTPUT_TOKENS, cheap_answer
 
 MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
-USAGE = {"prompt_tokens": 180, "completion_tokens": 110, "total_tokens": 290}
+NUMBER = re.compile(rb"the order number is (A-[0-9]+)")
+"""What tells prompts apart: it stands in each once, and every client writes it into its JSON the same way."""
 
 
-def _reply(body: dict[str, object]) -> bytes:
+def _reply(body: object) -> bytes:
     raw = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(raw) + raw
 
 
 def _chat(value: object) -> bytes:
-    message = {"role": "assistant", "content": json.dumps(value)}
+    message = {"role": "assistant", "content": json.dumps(value), "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    return _reply({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE})
+    usage = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": OUTPUT_TOKENS, "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS}
+    return _reply({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage})
 
 
 def _messages(value: object) -> bytes:
     content = [{"type": "text", "text": json.dumps(value)}]
+    usage = {"input_tokens": INPUT_TOKENS, "output_tokens": OUTPUT_TOKENS}
     return _reply({"id": "m", "type": "message", "role": "assistant", "model": "m", "content": content, "stop_reason": "end_turn",
-                   "stop_sequence": None, "usage": {"input_tokens": 180, "output_tokens": 110}})  # fmt: skip
+                   "stop_sequence": None, "usage": usage})  # fmt: skip
 
 
-REPLIES = {(wire, good): make(GOOD if good else BAD) for wire, make in (("chat", _chat), ("messages", _messages)) for good in (True, False)}
+CHAT = [_chat(answer) for answer in ANSWERS]
+MESSAGES = [_messages(answer) for answer in ANSWERS]
 
 
 class Stub(asyncio.Protocol):
+    """One connection, kept alive. Reads no more of a request than its length, path, model and order number."""
+
     delay = 0.0
+    calls = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.buffer = b""
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        while True:
-            end = self.buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
+        while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end].lower()
             at = head.find(b"content-length:")
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(self.buffer) < end + 4 + length:
                 return
             body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
-            self._answer(b"/messages" in head.split(b"\r\n", 1)[0], body)
+            self._answer(head.split(b"\r\n", 1)[0], body)
 
-    def _answer(self, anthropic: bool, body: bytes) -> None:
-        found = MODEL.search(body)
-        # the prompt decides, not the way a client writes JSON around it: the order number is in every prompt once
-        number = re.search(rb"the order number is (A-[0-9]+)", body)
-        wrong = bool(found and found[1] == CHEAP.encode() and number and fails_cheap(number[1].decode()))
-        reply = REPLIES["messages" if anthropic else "chat", not wrong]
+    def _answer(self, line: bytes, body: bytes) -> None:
+        if line.startswith(b"get /calls "):
+            self._write(_reply(Stub.calls))
+            return
+        Stub.calls += 1
+        model, number = MODEL.search(body), NUMBER.search(body)
+        cheap = model is not None and model[1] == CHEAP.encode()
+        which = cheap_answer(number[1].decode()) if cheap and number else 0
+        reply = (MESSAGES if b"/messages" in line else CHAT)[which]
         if Stub.delay:
-            asyncio.get_running_loop().call_later(Stub.delay, self.transport.write, reply)  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(Stub.delay, self._write, reply)
         else:
-            self.transport.write(reply)  # type: ignore[attr-defined]
+            self._write(reply)
+
+    def _write(self, reply: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(reply)
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
     Stub.delay = parser.parse_args().delay
     server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)

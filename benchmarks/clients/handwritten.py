@@ -1,40 +1,32 @@
-"""What a careful engineer writes by hand: AsyncOpenAI, chat.completions.create, a kept validator, a second model on failure."""
+"""What a careful engineer writes by hand: AsyncOpenAI, chat.completions.create, a kept jsonschema validator, a second model on failure."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from typing import Any
 
-import jinja2
-from harness import Ask, run
-from jsonschema import Draft202012Validator
+from by_hand import FORMAT, cascade
+from harness import Client, run
 from openai import AsyncOpenAI
-from task import CHEAP, DEAR, SCHEMA, TEMPLATE
+from task import MAX_TOKENS, SCHEMA
 
 
-async def make(url: str) -> Ask:
+def client_of(url: str, is_valid: Callable[[Any], bool]) -> Client:
     client = AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0)
-    template = jinja2.Environment(autoescape=False).from_string(TEMPLATE)
-    validator = Draft202012Validator(SCHEMA)
-    tokens = 0
 
-    async def ask(text: str) -> dict[str, object]:
-        nonlocal tokens
-        prompt = template.render(text=text)
-        for model in (CHEAP, DEAR):
-            reply = await client.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": prompt}],
-                max_completion_tokens=1024,
-                response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}},
-            )
-            if reply.usage:
-                tokens += reply.usage.total_tokens
-            answer: dict[str, object] = json.loads(reply.choices[0].message.content or "")
-            if validator.is_valid(answer):
-                return answer
-        raise ValueError("no model gave a valid answer")
+    async def create(model: str, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        return await client.chat.completions.create(  # type: ignore[call-overload]
+            model=model, messages=messages, max_completion_tokens=MAX_TOKENS, response_format=FORMAT
+        )
 
-    return ask
+    return Client(cascade(create, is_valid), client.close)
+
+
+async def make(url: str) -> Client:
+    from jsonschema import Draft202012Validator
+
+    return client_of(url, Draft202012Validator(SCHEMA).is_valid)
 
 
 if __name__ == "__main__":

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import os
+from typing import Any
 
-import jinja2
-from harness import Ask, run
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else the import fetches a price table from the network
+
+from by_hand import FORMAT, cascade
+from harness import Client, run
 from jsonschema import Draft202012Validator
 from litellm import Router
-from task import CHEAP, DEAR, SCHEMA, TEMPLATE
+from task import CHEAP, DEAR, MAX_TOKENS, SCHEMA
 
 
-async def make(url: str) -> Ask:
-    def entry(name: str) -> dict[str, object]:
-        return {"model_name": name, "litellm_params": {"model": f"openai/{name}", "api_base": f"{url}/v1", "api_key": "none"}}
-
-    models = [entry(name) for name in (CHEAP, DEAR)]
+async def make(url: str) -> Client:
+    server = {"api_base": f"{url}/v1", "api_key": "none"}
+    models = [{"model_name": name, "litellm_params": {"model": f"openai/{name}", **server}} for name in (CHEAP, DEAR)]
     router = Router(model_list=models, fallbacks=[{CHEAP: [DEAR]}], num_retries=0)
-    template = jinja2.Environment(autoescape=False).from_string(TEMPLATE)
-    validator = Draft202012Validator(SCHEMA)
 
-    async def ask(text: str) -> dict[str, object]:
-        prompt = template.render(text=text)
-        for model in (CHEAP, DEAR):
-            reply = await router.acompletion(
-                model=model,
-                messages=[{"role": "user", "content": prompt}],
-                max_tokens=1024,
-                response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}},
-            )
-            answer: dict[str, object] = json.loads(reply.choices[0].message.content)
-            if validator.is_valid(answer):
-                return answer
-        raise ValueError("no model gave a valid answer")
+    async def create(model: str, prompt: str) -> Any:
+        messages = [{"role": "user", "content": prompt}]
+        return await router.acompletion(model=model, messages=messages, max_tokens=MAX_TOKENS, response_format=FORMAT)
 
-    return ask
+    async def close() -> None:
+        router.reset()
+
+    return Client(cascade(create, Draft202012Validator(SCHEMA).is_valid), close)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from task import GOOD, SCHEMA, TEMPLATE, mail
 
 from cascade import Answer, Call, Cascade, Case
