@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import assert_never
 
-from cascade.types import Check, Checked, Event, Failed, Finish, Policy, Repair, Skipped, Step, Tier, Tried, Try
+from cascade.types import Check, Checked, Compared, Event, Failed, Finish, Policy, Repair, Skipped, Step, Tier, Tried, Try
 
 STOPPING = frozenset({"budget", "run_budget", "deadline", "configuration"})
 """Kinds of Failed after which no further tier is asked: a dearer model would not help."""
@@ -25,7 +25,7 @@ def decide(policy: Policy, trail: Sequence[Event]) -> Step:
         return _climb(policy, trail, last.tier)
     if isinstance(last, Failed):
         if last.error in STOPPING:
-            return _exhausted(policy, trail, last.error)
+            return exhausted(policy, trail, last.error)
         if policy.outcomes.error == "stop":
             return Finish("failed", None, last.error)
         return _climb(policy, trail, last.tier)
@@ -43,23 +43,22 @@ def _after_answer(policy: Policy, trail: Sequence[Event], tried: Tried) -> Step:
 
 
 def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> Step:
-    """Passed: the next gate, or accepted. Not passed: repair while it may help, else climb."""
+    """Passed (or only advisory): the next gate, or accepted. Not passed: repair while it may help, else climb."""
     tier = policy.tier(checked.tier)
     at = next(i for i, gate in enumerate(tier.gates) if gate.name == checked.gate)
-    if checked.passed:
+    if checked.passed or tier.gates[at].advisory:
         return Check(tier.name, tier.gates[at + 1].name) if at + 1 < len(tier.gates) else Finish("accepted", answered(trail))
-    repairs = repairs_of(trail, tier.name)
-    if tier.gates[at].repairable and checked.score is not None and repairs < tier.repair:
-        return Repair(tier.name, repairs + 1)
+    if may_repair(trail, tier, at, checked):
+        return Repair(tier.name, repairs_of(trail, tier.name) + 1)
     return _climb(policy, trail, tier.name)
 
 
 def _climb(policy: Policy, trail: Sequence[Event], name: str) -> Step:
     above = next_tier(policy, name)
-    return Try(above.name) if above else _exhausted(policy, trail, "exhausted")
+    return Try(above.name) if above else exhausted(policy, trail, "exhausted")
 
 
-def _exhausted(policy: Policy, trail: Sequence[Event], why: str) -> Finish:
+def exhausted(policy: Policy, trail: Sequence[Event], why: str) -> Finish:
     """No tier is left to ask: the best answer is served as flagged, unless there is none or the policy wants an error."""
     usable = [i for i, e in enumerate(trail) if isinstance(e, Tried) and e.gate is None and e.finish in ("stop", "length")]
     if not usable:
@@ -82,10 +81,10 @@ def _without_answer(trail: Sequence[Event], why: str) -> Finish:
 # ---------------------------------------------------------------- reading a trail
 
 
-def latest(trail: Sequence[Event]) -> Event | None:
-    """The last event that is not a gate's own call."""
+def latest(trail: Sequence[Event]) -> Checked | Tried | Failed | Skipped | None:
+    """The last event that is neither a gate's own call nor a comparison."""
     for event in reversed(trail):
-        if isinstance(event, Checked | Skipped) or event.gate is None:
+        if isinstance(event, Checked | Skipped) or (not isinstance(event, Compared) and event.gate is None):
             return event
     return None
 
@@ -105,7 +104,7 @@ def verdicts(trail: Sequence[Event], answer: int) -> list[Checked]:
     for event in trail[answer + 1 :]:
         if isinstance(event, Checked):
             found.append(event)
-        elif isinstance(event, Skipped) or event.gate is None:
+        elif isinstance(event, Skipped | Compared) or event.gate is None:
             break
     return found
 
@@ -125,6 +124,11 @@ def repairs_of(trail: Sequence[Event], tier: str) -> int:
     return sum(isinstance(e, Tried) and e.gate is None and e.tier == tier and e.repair > 0 for e in trail)
 
 
+def may_repair(trail: Sequence[Event], tier: Tier, at: int, checked: Checked) -> bool:
+    """Whether what the gate with that index found may be mended by the same tier, and a repair is left."""
+    return tier.gates[at].repairable and checked.score is not None and repairs_of(trail, tier.name) < tier.repair
+
+
 def next_tier(policy: Policy, name: str) -> Tier | None:
     """The tier above the one of that name."""
     names = [tier.name for tier in policy.tiers]
@@ -136,7 +140,7 @@ def spent(trail: Iterable[Event]) -> Decimal | None:
     """Dollars of all events; None as soon as one of them is unknown."""
     total = Decimal(0)
     for event in trail:
-        if isinstance(event, Skipped):
+        if isinstance(event, Skipped | Compared):
             continue
         if event.cost_usd is None:
             return None

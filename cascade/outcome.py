@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from cascade.errors import NotAccepted
 from cascade.story import story
-from cascade.types import Status, Trail
+from cascade.types import Mode, Status, Trail
 
 T = TypeVar("T", default=Any)
 
@@ -22,6 +22,7 @@ class Outcome(Generic[T]):
     `status`: accepted · flagged (no tier passed; `output` is the best) · refused · failed (`error` says why) · invalid (bad input).
     `policy` is `name@digest`. `cost_usd` is what this request paid, None when that is not known (`unpriced` names the models without
     a price). `seconds` is wall time. `cached`: served from the cache, or shared with an equal request in flight; nothing was paid.
+    `mode` says why more was asked than the ladder needed: a recording, a shadow (the last tier's answer is served) or an audit.
     """
 
     policy: str
@@ -35,6 +36,7 @@ class Outcome(Generic[T]):
     error: str | None = None
     id: str | None = None
     cached: bool = False
+    mode: Mode | None = None
 
     def explain(self) -> str:
         """The request's story as a text table: each try, verdict, reason, dollars and seconds."""

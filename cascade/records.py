@@ -11,15 +11,15 @@ import orjson
 
 from cascade.errors import InputError
 from cascade.outcome import Outcome
-from cascade.types import Checked, Event, Failed, Json, Retry, Skipped, Tried, Usage
+from cascade.types import Checked, Compared, Event, Failed, Json, Retry, Skipped, Tried, Usage
 
 FORMAT = 1
 CACHED = b"1:"
 """The format of cache entries, part of their key: entries of another version are not found instead of misread."""
 _ZERO = Decimal(0)
 
-_EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped]] = {
-    kind.event: kind for kind in (Tried, Failed, Checked, Skipped)
+_EVENTS: dict[str, type[Tried] | type[Failed] | type[Checked] | type[Skipped] | type[Compared]] = {
+    kind.event: kind for kind in (Tried, Failed, Checked, Skipped, Compared)
 }
 _FIELDS = {kind: frozenset(f.name for f in fields(kind)) for kind in _EVENTS.values()}
 _ORDERED = {kind: tuple(f.name for f in fields(kind)) for kind in _EVENTS.values()}
@@ -47,6 +47,8 @@ def to_row(outcome: Outcome) -> dict[str, Json]:
     }
     if outcome.error is not None:
         row["error"] = outcome.error
+    if outcome.mode is not None:
+        row["mode"] = outcome.mode
     return row
 
 
@@ -84,6 +86,7 @@ def from_line(line: bytes | str) -> Outcome:
             error=row.get("error"),
             id=row["id"],
             cached=row.get("cached", False),
+            mode=row.get("mode"),
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as err:
         raise InputError(f"a row of cascade that is not whole: {type(err).__name__}: {err}") from err

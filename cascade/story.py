@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from cascade.types import Checked, Event, Failed, Skipped, Status, Tried
+from cascade.types import Checked, Compared, Event, Failed, Skipped, Status, Tried
 
 HEAD = ("tier", "what", "result", "dollars", "seconds", "why")
 
@@ -25,6 +25,9 @@ def rows(trail: Sequence[Event]) -> Iterator[tuple[str, str, str, str, str, str]
     for event in trail:
         if isinstance(event, Skipped):
             yield event.tier, "skipped", "", "", "", event.reason
+        elif isinstance(event, Compared):
+            differs = f"differs in {', '.join(at or 'the answer' for at in event.fields)}" if event.fields else ""
+            yield event.tier, f"  with {event.against}", "same" if event.same else "different", "", "", one_line(differs)
         elif isinstance(event, Checked):
             result = "passed" if event.passed else "could not tell" if event.score is None else "failed"
             score = "" if event.score is None else f" {event.score:.2f}/{event.threshold:g}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from cascade.outcome import Outcome
-from cascade.types import Checked, Failed, Skipped, Tried
+from cascade.types import Checked, Compared, Failed, Skipped, Tried
 
 
 @dataclass
@@ -76,6 +76,8 @@ def _add(tiers: dict[str, TierSummary], outcome: Outcome) -> None:
     asked: set[str] = set()
     failed: dict[str, str] = {}
     for event in outcome.trail:
+        if isinstance(event, Compared):
+            continue
         tier = tiers.setdefault(event.tier, TierSummary(event.tier))
         if isinstance(event, Skipped):
             tier.why["known failure"] += 1

@@ -16,6 +16,9 @@ Json: TypeAlias = Any
 FinishReason = Literal["stop", "length", "refusal", "filter"]
 """Why a model stopped. `length` is a truncated answer, `filter` the provider's content filter."""
 
+Mode = Literal["record", "shadow", "audit"]
+"""Why a request asked more than its ladder needed; None for an ordinary one."""
+
 Status = Literal["accepted", "flagged", "refused", "failed", "invalid", "in_doubt"]
 """How a request ended; see `outcome.Outcome`."""
 
@@ -115,7 +118,8 @@ class Retry(NamedTuple):
 class Answer:
     """What a model said. `usage` and `cost_usd` are None when unknown, never 0; `cached` answers were paid before.
 
-    `price` names the unit prices used, `service_tier` is what the response says, `retries` the attempts before this one.
+    `price` names the unit prices used, `service_tier` is what the response says, `retries` the attempts before this one. `signals`
+    are named numbers the provider gives with the text, e.g. `logprob_mean`.
     """
 
     text: str
@@ -127,6 +131,7 @@ class Answer:
     cached: bool = False
     service_tier: str | None = None
     retries: tuple[Retry, ...] = ()
+    signals: Mapping[str, float] = NOTHING
 
 
 Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
@@ -140,7 +145,8 @@ Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 class Case:
     """What a verifier sees: the answer `text`, its JSON `value` (None with `problem` set when none could be read), the request's
     `inputs`, the `call` that was answered, and the policy's `schema` and `compare` (dotted field -> comparator options).
-    `notes` say what extraction had to do (e.g. "fence", "prose")."""
+    `notes` say what extraction had to do (e.g. "fence", "prose"). `signals` are the answer's own and those of the gates before this
+    one, named as in `signals.gather`."""
 
     inputs: Mapping[str, Json]
     text: str
@@ -150,6 +156,7 @@ class Case:
     compare: Mapping[str, Json] = NOTHING
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    signals: Mapping[str, float] = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +188,16 @@ class Verifier(Protocol):
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A verifier and the score it takes to pass. `kind` is the verifier's name, `options` its settings, `name` is unique in a tier.
-    `repairable`: its reasons help the same model to mend its answer."""
+    `repairable`: its reasons help the same model to mend its answer. `advisory`: its score and signals are written down and the next
+    gate follows whatever they say, because a calibrated gate after it weighs them. `asks`: it asks models, so its threshold is learned, not a rule of the task."""
 
     name: str
     kind: str
     threshold: float = 1.0
     options: Mapping[str, Json] = NOTHING
     repairable: bool = False
+    advisory: bool = False
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,8 +332,8 @@ Step: TypeAlias = Try | Repair | Check | Finish
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A model answered. With `gate` set it was asked by that gate (a vote, a sample, a judge), else it is the tier's own answer;
-    `repair` is 0 for the first answer. `error` never stands here: see Failed."""
+    """A model answered. With `gate` set it was asked by that gate (a vote, a sample, a judge; "audit": the last tier's model, asked
+    beside a served answer), else it is the tier's own answer; `repair` is 0 for the first answer."""
 
     event: ClassVar[str] = "tried"
     tier: str
@@ -338,6 +348,7 @@ class Tried:
     repair: int = 0
     cached: bool = False
     retries: tuple[Retry, ...] = ()
+    signals: Mapping[str, float] = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,5 +394,17 @@ class Skipped:
     reason: str
 
 
-Event: TypeAlias = Tried | Failed | Checked | Skipped
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A tier's answer was held against the last tier's (`against`), by the policy's comparators: in a recording, a shadow or an audit.
+    `fields` are the JSON pointers on which they differ."""
+
+    event: ClassVar[str] = "compared"
+    tier: str
+    against: str
+    same: bool
+    fields: tuple[str, ...] = ()
+
+
+Event: TypeAlias = Tried | Failed | Checked | Skipped | Compared
 Trail: TypeAlias = tuple[Event, ...]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from cascade.types import (
     Check,
     Checked,
+    Compared,
     Event,
     Failed,
     Finish,
@@ -38,6 +39,7 @@ SMALL = Tier("small", "p/s", (SCHEMA, JUDGE), repair=1)
 MIDDLE = Tier("middle", "p/m", (SCHEMA, JUDGE))
 BIG = Tier("big", "p/b", (SCHEMA,))
 TRUST = Tier("trust", "p/t")
+WEIGHED = Tier("weighed", "p/w", (SCHEMA, replace(JUDGE, advisory=True), Gate("calibrated", "calibrated", 0.7)))
 
 
 def policy(*tiers: Tier, **outcomes: Any) -> Policy:
@@ -129,4 +131,12 @@ TABLE = [
          Finish("flagged", 0, "budget")),
     Case("refused and then out of money is a failure, not a refusal", policy(refusal="next"),
          [tried(S, "refusal"), failed(M, "budget")], Finish("failed", None, "budget")),
+    Case("an advisory gate that fails leads to the next one all the same", policy(WEIGHED, BIG),
+         [tried("weighed"), ok("weighed"), no("weighed", "judge")], Check("weighed", "calibrated")),
+    Case("an advisory gate that could not tell leads to the next one too", policy(WEIGHED, BIG),
+         [tried("weighed"), ok("weighed"), no("weighed", "judge", None)], Check("weighed", "calibrated")),
+    Case("the gate that weighs has the last word", policy(WEIGHED, BIG),
+         [tried("weighed"), ok("weighed"), ok("weighed", "judge"), no("weighed", "calibrated")], Try(B)),
+    Case("an audit changes nothing of what was decided", P,
+         [tried(S), ok(S), ok(S, "judge"), tried(S, gate="audit"), Compared(S, B, False)], Finish("accepted", 0)),
 ]

@@ -24,14 +24,14 @@ def test_decision(case: Case) -> None:
 MUTANTS = [
     ("starts at the last tier", "return Try(policy.tiers[0].name)", "return Try(policy.tiers[-1].name)"),
     ("skips the first gate", "return Check(tried.tier, gates[0].name)", "return Check(tried.tier, gates[-1].name)"),
-    ("accepts before the last gate", "if at + 1 < len(tier.gates)", "if at + 2 < len(tier.gates)"),
-    ("repairs for ever", "repairs < tier.repair", "repairs <= tier.repair"),
-    ("never repairs", "repairs < tier.repair", "repairs < 0"),
+    ("accepts before the last gate", "if at + 1 < len(tier.gates) else", "if at + 2 < len(tier.gates) else"),
+    ("repairs for ever", "repairs_of(trail, tier.name) < tier.repair", "repairs_of(trail, tier.name) <= tier.repair"),
+    ("never repairs", "repairs_of(trail, tier.name) < tier.repair", "False"),
     ("repairs what cannot be repaired", "tier.gates[at].repairable and ", ""),
     ("repairs what could not be told", "checked.score is not None and ", ""),
     ("counts repairs of all tiers", "e.gate is None and e.tier == tier and e.repair > 0", "e.gate is None and e.repair > 0"),
-    ("counts repairs one short", "return Repair(tier.name, repairs + 1)", "return Repair(tier.name, repairs)"),
-    ("takes a vote for the answer", "if isinstance(event, Checked | Skipped) or event.gate is None:\n            return event", "return event"),
+    ("counts repairs one short", "repairs_of(trail, tier.name) + 1)", "repairs_of(trail, tier.name))"),
+    ("takes a vote for the answer", "if isinstance(event, Checked | Skipped) or (not isinstance(event, Compared) and event.gate is None):\n            return event", "return event"),
     ("serves the first answer", "for i in range(len(trail) - 1, -1, -1):", "for i in range(len(trail)):"),
     ("serves a vote", "if isinstance(event, Tried) and event.gate is None:\n            return i", "if isinstance(event, Tried):\n            return i"),
     ("climbs on a refusal", 'if policy.outcomes.refusal == "stop" else', 'if policy.outcomes.refusal == "next" else'),
@@ -57,7 +57,9 @@ MUTANTS = [
     ("a refusal hides the budget", 'if refusals and why == "exhausted":', "if refusals:"),
     ("a refusal at the end is a failure", 'if refusals and why == "exhausted":', "if False:"),
     ("names the first failure", "failures[-1].error if failures", "failures[0].error if failures"),
-    ("checks of a later answer count for an earlier one", "elif isinstance(event, Skipped) or event.gate is None:\n            break", "elif False:\n            break"),
+    ("an advisory gate stops an answer", "checked.passed or tier.gates[at].advisory", "checked.passed"),
+    ("a comparison is looked at", "not isinstance(event, Compared) and ", ""),
+    ("checks of a later answer count for an earlier one", "elif isinstance(event, Skipped | Compared) or event.gate is None:\n            break", "elif False:\n            break"),
 ]  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def test_the_table_kills_the_mutant(name: str, old: str, new: str) -> None:
 def _differs(mutated: object, case: Case) -> bool:
     try:
         return bool(mutated(case.policy, case.trail) != case.step)  # type: ignore[operator]
-    except (IndexError, AssertionError, KeyError, TypeError, StopIteration):
+    except (IndexError, AssertionError, AttributeError, KeyError, TypeError, StopIteration):
         return True
 
 

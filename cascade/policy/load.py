@@ -385,7 +385,7 @@ class _Loader:
             loc, spec, options, isinstance(given, dict), part, schema, compare, known
         ):
             return None
-        return Gate(own, verifier, threshold, options, spec.repairable)
+        return Gate(own, verifier, threshold, options, spec.repairable, asks=spec.asks)
 
     def _gate_name(self, loc: Loc, verifier: str, own: Any, taken: list[str]) -> str:
         if own is not None and not (isinstance(own, str) and re.fullmatch(NAME, own)):

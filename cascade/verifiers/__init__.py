@@ -66,6 +66,11 @@ class Spec:
     calls_of: Callable[[Any], int] = _no_calls
     max_tokens_of: Callable[[Any], int | None] = _no_max_tokens
 
+    @property
+    def asks(self) -> bool:
+        """Whether it asks models: then its threshold is learned from data, and is not a rule of the task."""
+        return self.calls_of is not _no_calls
+
     def read(self, options: Json) -> BaseModel:
         """The options, checked; a bare value is the positional one. ValueError with a line for each mistake."""
         if options is None:

@@ -1,0 +1,54 @@
+"""The named numbers of an answer and of the gates that looked at it: what calibration learns from, and what a calibrated gate weighs.
+
+Names are `answer.NAME` and `GATE.NAME`. Pure; the same function serves the engine, calibration and replay, so that a score means the
+same in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from cascade.types import Checked, Tried
+
+
+class Looked(Protocol):
+    """What a gate said: a `Checked`, or what replay keeps of one."""
+
+    @property
+    def gate(self) -> str: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def signals(self) -> Mapping[str, float]: ...
+
+
+def of_answer(tried: Tried, notes: Iterable[str]) -> dict[str, float]:
+    """The answer's own numbers: its length and tokens (natural logarithms of 1 + n), how it had to be extracted, repairs, and what the
+    provider gave (log-probabilities). A number that is not known is left out."""
+    found = {"answer.chars": math.log1p(len(tried.text)), "answer.repairs": float(tried.repair)}
+    if tried.usage is not None:
+        found["answer.tokens"] = math.log1p(tried.usage.output)
+        found["answer.prompt_tokens"] = math.log1p(tried.usage.input)
+    for note in ("fence", "prose", "ambiguous"):
+        found[f"answer.{note}"] = float(note in notes)
+    for name, value in tried.signals.items():
+        found[f"answer.{name}"] = value
+    return found
+
+
+def of_check(checked: Looked | Checked) -> dict[str, float]:
+    """A gate's numbers: `GATE.score` (absent when it could not tell) and its own signals."""
+    found = {} if checked.score is None else {f"{checked.gate}.score": checked.score}
+    for name, value in checked.signals.items():
+        found[f"{checked.gate}.{name}"] = value
+    return found
+
+
+def gather(tried: Tried, notes: Iterable[str], checks: Iterable[Looked | Checked]) -> dict[str, float]:
+    """All of them; finite numbers only."""
+    found = of_answer(tried, notes)
+    for checked in checks:
+        found.update(of_check(checked))
+    return {name: value for name, value in found.items() if math.isfinite(value)}
