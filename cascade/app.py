@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import engine, prices, projection, prompts, records, verifiers
+from cascade import engine, prices, prompts, records, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
@@ -28,9 +28,9 @@ from cascade.budget import Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
 from cascade.errors import ConfigurationError, InputError, PolicyError
-from cascade.extract import Extracted, extract
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
+from cascade.reading import reader
 from cascade.types import (
     Answer,
     Ask,
@@ -264,7 +264,7 @@ class _Wiring:
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         ask = given or self._route
         self.ladder = engine.Ladder(owner.policy, single_flight(ask), owner._verifiers, owner._params, self._worst,
-                                    _reader(owner.policy), owner.purse)
+                                    reader(owner.policy), owner.purse)
 
     async def _route(self, call: Call) -> Answer:
         name = call.model.partition("/")[0]
@@ -318,21 +318,6 @@ def _build_verifier(policy: Policy, tier: Tier, gate: Gate) -> Verifier:
         return verifiers.build(gate.kind, gate.options, policy.schema, policy.compare)
     except ValueError as err:
         raise PolicyError([f"{policy.path or policy.name}: tiers.{tier.name}.gates.{gate.name}: {err}"]) from err
-
-
-def _reader(policy: Policy) -> Callable[[str], Extracted]:
-    """How this policy reads an answer: as text without a schema, else as JSON, without the nulls a strict provider had to add."""
-    if policy.schema is None:
-        return lambda text: Extracted(text)
-    schema = policy.schema.json
-    if projection.keeps(schema):
-        return extract
-
-    def read(text: str) -> Extracted:
-        found = extract(text)
-        return found if found.problem else found._replace(value=projection.restore(found.value, schema))
-
-    return read
 
 
 def _open_store(settings: CacheSettings) -> Store | None:

@@ -188,8 +188,11 @@ class Verifier(Protocol):
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A verifier and the score it takes to pass. `kind` is the verifier's name, `options` its settings, `name` is unique in a tier.
+
     `repairable`: its reasons help the same model to mend its answer. `advisory`: its score and signals are written down and the next
-    gate follows whatever they say, because a calibrated gate after it weighs them. `asks`: it asks models, so its threshold is learned, not a rule of the task."""
+    gate follows whatever they say, because a calibrated gate after it weighs them. `asks`: it asks models, so its threshold is
+    learned and is no rule of the task.
+    """
 
     name: str
     kind: str
