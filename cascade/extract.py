@@ -26,7 +26,8 @@ MAX_BRACKETS = 20_000
 
 
 class Extracted(NamedTuple):
-    """The JSON `value`, or None with `problem` set (one line). `notes`: "fence", "prose" or "ambiguous", how it was found."""
+    """The JSON `value`, or None with `problem` set (one line). `notes` say how it was found: "fence", "prose", "ambiguous", and "control"
+    when strings held raw line breaks or tabs, which many models write for \\n and \\t."""
 
     value: Json
     problem: str | None = None
@@ -42,10 +43,28 @@ def extract(text: str) -> Extracted:
     if len(text) > MAX_CHARACTERS:
         return Extracted(None, f"the answer has {len(text)} characters, more than {MAX_CHARACTERS}")
     try:
-        value = _parse(text)
+        return _read(text)
     except ValueError as err:
         return _search(text, str(err))
-    return Extracted(value)
+
+
+def _read(text: str) -> Extracted:
+    """The value of a text that is JSON as a whole, but for raw control characters inside strings: there they mean only themselves.
+    ValueError when it is not."""
+    try:
+        return Extracted(_parse(text))
+    except ValueError as err:
+        if not str(err).startswith("control character"):
+            raise
+    return Extracted(_parse(_STRING.sub(_escaped, text)), None, ("control",))
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+def _escaped(string: re.Match[str]) -> str:
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", string[0])
 
 
 def _parse(text: str) -> Json:
@@ -89,7 +108,7 @@ def _search(text: str, problem: str) -> Extracted:
         return _decide(fenced, "fence")
     whole = text.strip("\ufeff \t\r\n")
     try:
-        found = list(_spans(text))
+        found, notes = _found(text)
     except ValueError as err:
         if whole[0] not in "{[" or problem.startswith("trailing"):
             return Extracted(None, f"not JSON: {err}")
@@ -98,25 +117,38 @@ def _search(text: str, problem: str) -> Extracted:
         return Extracted(None, f"not JSON: {problem}" if whole[0] in '{["' else "no JSON in the answer")
     if found == [whole] and whole == text.strip():
         return Extracted(None, f"not JSON: {problem}")
-    return _decide([span for span in found if span[0] == "{"] or found, "prose")
+    return _decide([span for span in found if span[0] == "{"] or found, "prose", notes)
 
 
-def _decide(candidates: list[str], where: str) -> Extracted:
+def _found(text: str) -> tuple[list[str], tuple[str, ...]]:
+    """The spans of a text; where they do not close because strings go over line ends, those of the text with its strings made whole."""
+    try:
+        return list(_spans(text)), ()
+    except ValueError:
+        opener = _OPENER.search(text)
+        assert opener is not None, "a bracket was open"
+        whole = _STRING.sub(_escaped, text[opener.start() :])
+        if whole == text[opener.start() :]:
+            raise
+        return list(_spans(whole)), ("control",)
+
+
+def _decide(candidates: list[str], where: str, before: tuple[str, ...] = ()) -> Extracted:
     """The last candidate, and whether the others say the same."""
     last = candidates[-1]
     try:
-        value = _parse(last)
+        value, _, notes = _read(last)
     except ValueError as err:
         return Extracted(None, f"not JSON ({where}): {err}")
     for other in candidates[:-1]:
         if other != last and not _same(other, value):
-            return Extracted(value, None, (where, "ambiguous"))
-    return Extracted(value, None, (where,))
+            return Extracted(value, None, (where, *before, *notes, "ambiguous"))
+    return Extracted(value, None, (where, *before, *notes))
 
 
 def _same(text: str, value: Json) -> bool:
     try:
-        return _canonical(_parse(text)) == _canonical(value)
+        return _canonical(_read(text).value) == _canonical(value)
     except ValueError:
         return False
 
@@ -131,7 +163,7 @@ def _canonical(value: Json) -> bytes:
 
 def _is_json(text: str) -> bool:
     try:
-        _parse(text)
+        _read(text)
     except ValueError:
         return False
     return True

@@ -31,7 +31,7 @@ def of_answer(tried: Tried, notes: Iterable[str]) -> dict[str, float]:
     if tried.usage is not None:
         found["answer.tokens"] = math.log1p(tried.usage.output)
         found["answer.prompt_tokens"] = math.log1p(tried.usage.input)
-    for note in ("fence", "prose", "ambiguous"):
+    for note in ("fence", "prose", "control", "ambiguous"):
         found[f"answer.{note}"] = float(note in notes)
     for name, value in tried.signals.items():
         found[f"answer.{name}"] = value

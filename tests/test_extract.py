@@ -83,7 +83,7 @@ def test_json_in_fences_and_prose_is_found_and_noted(text: str, expected: Extrac
         ("[01]", "invalid number"),
         (r'{"a": "\ud800"}', "hex escape"),
         ('{"a": "\ud800"}', "lone surrogate at character 7"),
-        ('{"a": "line\nbreak"}', "control character"),
+        ('{"a"\x00: 1}', "expected `:`"),
         ("[" * 65 + "]" * 65, "nested more than 64 deep"),
         ('{"a": 1}' + " " * MAX_CHARACTERS, f"more than {MAX_CHARACTERS}"),
     ],
@@ -157,3 +157,16 @@ def test_no_truncated_object_is_ever_completed(value: object, data: st.DataObjec
 def test_any_text_gives_a_value_or_a_problem(text: str) -> None:
     found = extract(text)
     assert found.problem is None or (found.value is None and "\n" not in found.problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "notes"),
+    [
+        ('{"a": "line\nbreak\tand tab"}', {"a": "line\nbreak\tand tab"}, ("control",)),
+        (f'Here:\n{FENCE}json\n{{"a": "one\ntwo", "b": "3"}}\n{FENCE}', {"a": "one\ntwo", "b": "3"}, ("fence", "control")),
+        ('So: {"a": "one\ntwo", "b": 3} it is', {"a": "one\ntwo", "b": 3}, ("prose", "control")),
+        ('{"a": "quote \\" and\nbreak"}', {"a": 'quote " and\nbreak'}, ("control",)),
+    ],
+)
+def test_raw_line_breaks_in_strings_mean_themselves_and_are_noted(text: str, value: object, notes: tuple[str, ...]) -> None:
+    assert extract(text) == (value, None, notes)
