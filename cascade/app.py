@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import engine, prices, prompts, records, verifiers
+from cascade import binding, engine, prices, prompts, records, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
@@ -28,6 +28,7 @@ from cascade.budget import Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
 from cascade.errors import ConfigurationError, InputError, PolicyError
+from cascade.grade import Grader
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
 from cascade.reading import reader
@@ -107,7 +108,7 @@ class Cascade:
         outcome = self._remembered(key, id)
         if outcome is None:
             wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._climb(wiring, key, inputs, id))
+            outcome, joined = await wiring.requests.share(key, lambda: self._answer(wiring, key, inputs, id))
             if joined:
                 outcome = _at_no_cost(outcome, id)
         return outcome if output is None else _typed(outcome, output)
@@ -131,13 +132,49 @@ class Cascade:
         """
         return _task(lambda: self, function)
 
-    async def _climb(self, wiring: _Wiring, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def arecord(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
+        """Ask every tier and gate whatever the gates say: data for `cascade calibrate`. The cache is neither read nor filled.
+
+        The outcome has mode "record"; what is served is the last tier's answer. Raises as `arun` does.
+        """
+        _canonical(inputs)
+        return await engine.record(self._wiring().ladder, inputs, id=id)
+
+    def record(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
+        """`arecord` for sync code."""
+        outcome: Outcome[Json] = self._sync().call(functools.partial(self.arecord, inputs, id=id))
+        return outcome
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """What a recording made with this policy is bound to, see `binding.digests`."""
+        return binding.digests(self.policy)
+
+    async def _answer(self, wiring: _Wiring, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+        """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
+
+        A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
+        request in flight or later, from the cache, is neither.
+        """
         failures = self._known_failures(inputs) if self._store else {}
-        seed = self._skips(failures)
-        outcome = await engine.run(wiring.ladder, inputs, seed=seed, id=id)
+        if self._chosen("shadow", self.policy.shadow, inputs, id):
+            outcome = await engine.shadow(wiring.ladder, inputs, id=id)
+        else:
+            outcome = await engine.run(wiring.ladder, inputs, seed=self._skips(failures), id=id)
+            accepted_below = outcome.status == "accepted" and outcome.tier != self.policy.tiers[-1].name
+            if accepted_below and self._chosen("audit", self.policy.audit, inputs, id):
+                outcome = await engine.audit(wiring.ladder, inputs, outcome)
         if self._store:
             self._remember(key, inputs, outcome, failures)
         return outcome
+
+    def _chosen(self, what: str, share: float, inputs: Mapping[str, Json], id: str | None) -> bool:
+        """Whether this request is one of the share: by its own digest, so that a resumed run chooses the same ones."""
+        if share <= 0 or len(self.policy.tiers) < 2:
+            return False
+        parts = (what.encode(), self.label.encode(), (id or "").encode(), _canonical(inputs))
+        drawn = hashlib.sha256(b"\0".join(parts)).digest()
+        return int.from_bytes(drawn[:8]) < share * 2**64
 
     # ------------------------------------------------------------ remembering
 
@@ -264,7 +301,7 @@ class _Wiring:
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         ask = given or self._route
         self.ladder = engine.Ladder(owner.policy, single_flight(ask), owner._verifiers, owner._params, self._worst,
-                                    reader(owner.policy), owner.purse)
+                                    reader(owner.policy), owner.purse, Grader.of(owner.policy))
 
     async def _route(self, call: Call) -> Answer:
         name = call.model.partition("/")[0]
@@ -357,14 +394,14 @@ def _canonical(inputs: Mapping[str, Json]) -> bytes:
 
 def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:
     """The outcome as one who did not pay for it sees it: the served answer and its verdicts, marked cached."""
-    at = answered(outcome.trail) if outcome.status == "accepted" else _served(outcome)
+    at = answered(outcome.trail) if outcome.status == "accepted" and outcome.mode is None else _served(outcome)
     trail: tuple[Event, ...] = ()
     if at is not None:
         tried = outcome.trail[at]
         assert isinstance(tried, Tried)
         checks = [replace(c, cost_usd=ZERO, seconds=0.0) for c in verdicts(outcome.trail, at)]
         trail = (replace(tried, cached=True, cost_usd=ZERO, seconds=0.0, retries=()), *checks)
-    return replace(outcome, cost_usd=ZERO, unpriced=(), seconds=0.0, trail=trail, id=id, cached=True)
+    return replace(outcome, cost_usd=ZERO, unpriced=(), seconds=0.0, trail=trail, id=id, cached=True, mode=None)
 
 
 def _served(outcome: Outcome[Json]) -> int | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cascade import records
+from cascade import binding, recording, records
+from cascade.decide import latest
 from cascade.errors import InputError
 from cascade.outcome import Outcome
+from cascade.recording import UNKNOWN, Recording
 from cascade.rows import Row
+from cascade.types import Failed
 
 Answerer = Callable[[Row], Awaitable[Outcome]]
 OUTAGE = 20
@@ -37,10 +40,16 @@ class Run:
 
 
 class Output:
-    """The rows file of a run: locked while it is open, appended to by whole lines. Raises InputError when it cannot be ours."""
+    """The rows file of a run: locked while it is open, appended to by whole lines. Raises InputError when it cannot be ours.
 
-    def __init__(self, path: str, policy: str) -> None:
+    With `digests` (see `binding`) the rows of shadows are written as recordings.
+    """
+
+    command = "cascade run"
+
+    def __init__(self, path: str, policy: str, digests: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
+        self.digests = digests
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as err:
@@ -64,19 +73,35 @@ class Output:
         kept: list[bytes] = []
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                outcome = records.from_line(line)
+                outcome = self._outcome(line)
             except InputError as err:
-                raise InputError(f"{self.path}:{number}: not written by cascade run ({err}); choose another output file") from err
-            if outcome.policy != policy:
-                raise InputError(f"{self.path}:{number}: written by {outcome.policy}, this is {policy}: the policy has changed. "
+                raise InputError(f"{self.path}:{number}: not written by {self.command} ({err}); choose another output file") from err
+            if why := self._of_another(line, outcome, policy):
+                raise InputError(f"{self.path}:{number}: written by {outcome.policy}, this is {policy}: {why}. "
                                  "Choose another output file, or remove this one to ask all rows anew")
-            if outcome.status != "failed":
+            if not self.again(outcome):
                 finished[str(outcome.id)] = outcome
                 kept.append(line + b"\n")
         new = b"".join(kept)
         if new != text:
             self._replace(new)
         return finished
+
+    def _outcome(self, line: bytes) -> Outcome:
+        return records.from_line(line)
+
+    def _of_another(self, line: bytes, outcome: Outcome, policy: str) -> str | None:
+        """Why a row that is there does not belong to this policy."""
+        return None if outcome.policy == policy else "the policy has changed"
+
+    def again(self, outcome: Outcome) -> bool:
+        """Whether a row that is there is to be asked again."""
+        return outcome.status == "failed"
+
+    def _line(self, outcome: Outcome, row: Row | None) -> bytes:
+        if row is None or self.digests is None or outcome.mode not in ("record", "shadow"):
+            return records.to_line(outcome)
+        return recording.to_line(Recording(outcome, row.inputs, UNKNOWN if row.gold is None else row.gold, self.digests))
 
     def _replace(self, text: bytes) -> None:
         """Put `text` in the file's place at once; the lock moves to the new file before the old one goes."""
@@ -89,11 +114,11 @@ class Output:
         os.close(self._file)
         self._file = file
 
-    def write(self, outcome: Outcome) -> None:
-        """Append one row. Raises InputError when the disk does not take it; then the file ends with a whole row."""
+    def write(self, outcome: Outcome, row: Row | None = None) -> None:
+        """Append one row; `row` is the request it answers. Raises InputError when the disk does not take it; then the file ends with a whole row."""
         size = os.fstat(self._file).st_size
         try:
-            _write_all(self._file, records.to_line(outcome) + b"\n")
+            _write_all(self._file, self._line(outcome, row) + b"\n")
         except OSError as err:
             with suppress(OSError):
                 os.ftruncate(self._file, size)
@@ -101,6 +126,29 @@ class Output:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+class Trails(Output):
+    """The rows file of `cascade record`: it belongs to a policy as long as its parts are the same, thresholds and prices aside."""
+
+    command = "cascade record"
+
+    def _outcome(self, line: bytes) -> Outcome:
+        outcome = records.from_line(line)
+        if outcome.mode is None and outcome.status != "invalid":
+            recording.from_line(line)  # says what is missing
+        return outcome
+
+    def _of_another(self, line: bytes, outcome: Outcome, policy: str) -> str | None:
+        assert self.digests is not None, "recordings are bound"
+        if outcome.mode is None:
+            return None
+        then = recording.from_line(line).digests
+        return "; ".join(binding.changed(then, self.digests)) or None
+
+    def again(self, outcome: Outcome) -> bool:
+        """A recording without the last tier's answer, because its provider failed, holds nothing to compare with."""
+        return outcome.status == "failed" or isinstance(latest(outcome.trail), Failed)
 
 
 def _write_all(file: int, text: bytes) -> None:
@@ -132,8 +180,8 @@ async def run(rows: Sequence[Row], answer: Answerer, output: Output, policy: str
                 state.stopped = state.stopped or "interrupted"
                 return
             outcome = await _one(row, answer, policy)
-            if not _ends_the_run(state, outcome):
-                output.write(outcome)
+            if not _ends_the_run(state, outcome, output.again(outcome)):
+                output.write(outcome, row)
                 state.add(outcome)
                 told(state)
 
@@ -162,14 +210,14 @@ async def _one(row: Row, answer: Answerer, policy: str) -> Outcome:
         return Outcome(policy, "invalid", error=str(err), id=row.id)
 
 
-def _ends_the_run(state: Run, outcome: Outcome) -> bool:
+def _ends_the_run(state: Run, outcome: Outcome, failed: bool) -> bool:
     """Whether this outcome is about the run and not about its row: then the row stays to be done."""
     kind = (outcome.error or "").partition(":")[0]
     if outcome.status in ("failed", "flagged") and kind in ("configuration", "run_budget"):
         state.stopped = state.stopped or outcome.error
         state.configuration = state.configuration or kind == "configuration"
         return True
-    state.failed_in_a_row = state.failed_in_a_row + 1 if outcome.status == "failed" else 0
+    state.failed_in_a_row = state.failed_in_a_row + 1 if failed else 0
     if state.failed_in_a_row >= OUTAGE:
         state.stopped = state.stopped or f"{OUTAGE} requests in a row failed, the last one so: {outcome.error}"
     return False

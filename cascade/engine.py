@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from cascade import compose
+from cascade import compose, signals
 from cascade.budget import Purse
-from cascade.decide import answered, decide, spent, unpriced
+from cascade.decide import answered, decide, latest, spent, unpriced, verdicts
 from cascade.errors import BudgetExceeded, ConfigurationError, ProviderError
+from cascade.explore import explore
 from cascade.extract import Extracted
+from cascade.grade import Grader
 from cascade.outcome import Outcome
 from cascade.types import (
     Answer,
@@ -21,14 +24,17 @@ from cascade.types import (
     Case,
     Check,
     Checked,
+    Compared,
     Document,
     Event,
     Failed,
     Finish,
     Json,
     Message,
+    Mode,
     Policy,
     Repair,
+    Step,
     Tier,
     Tried,
     Try,
@@ -36,7 +42,12 @@ from cascade.types import (
     Verifier,
 )
 
+log = logging.getLogger("cascade")
 ZERO = Decimal(0)
+AUDIT = "audit"
+"""The gate that calls of an audit are written down for."""
+Rule = Callable[[Policy, Sequence[Event]], Step]
+"""What says the next step: `decide`, or `explore` where everything is to be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class Ladder:
     """A policy with everything it takes to act on it, put together once by `app`.
 
     `verifiers` by (tier, gate); `params` by tier; `worst` is the most a call can cost in dollars, None when unknown; `read` turns an
-    answer's text into its JSON value; `purse` is the run's budget.
+    answer's text into its JSON value; `purse` is the run's budget; `grader` compares answers.
     """
 
     policy: Policy
@@ -54,6 +65,7 @@ class Ladder:
     worst: Callable[[Call], Decimal | None]
     read: Callable[[str], Extracted]
     purse: Purse | None = None
+    grader: Grader | None = None
 
 
 async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Event] = (), id: str | None = None) -> Outcome:
@@ -64,12 +76,107 @@ async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Even
     return await _Climb(ladder, inputs, seed).outcome(id)
 
 
+async def record(ladder: Ladder, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome:
+    """One request put to every tier and gate, one after the other; raises as `run` does.
+
+    The policy's deadline is left out: it is the ladder's, and each call has a timeout of its own.
+    """
+    climb = _Climb(ladder, inputs, (), explore)
+    outcome = await climb.outcome(id)
+    return _with_comparisons(ladder, outcome, "record")
+
+
+async def shadow(ladder: Ladder, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome:
+    """As `record`, with all tiers asked side by side, and the last one first, so that it finds the money; the deadline holds for each.
+
+    A tier that fails in any way, its budget included, leaves the others alone; the last tier's answer is served. Where its provider
+    failed, the cheapest answer that passed its gates is served, as the ladder would have done.
+    """
+    started = time.perf_counter()
+    policy, purse = ladder.policy, _own_purse(ladder.policy)
+    alone = [replace(ladder, policy=replace(policy, tiers=(tier,))) for tier in policy.tiers]
+    climbs = [_Climb(one, inputs, (), explore, purse, policy.deadline) for one in alone]
+    tasks = [asyncio.create_task(climb.outcome(id)) for climb in reversed(climbs)]
+    try:
+        ends = (await asyncio.gather(*tasks))[::-1]
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    whole = _Climb(ladder, inputs, [event for climb in climbs for event in climb.trail], explore)
+    whole.started = started
+    outcome = await whole.outcome(id)
+    stood = next((end for end in ends if end.status == "accepted"), None)
+    if stood is not None and isinstance(latest(outcome.trail), Failed):
+        outcome = replace(outcome, status="accepted", tier=stood.tier, output=stood.output, error=None)
+    return _with_comparisons(ladder, outcome, "shadow")
+
+
+async def audit(ladder: Ladder, inputs: Mapping[str, Json], outcome: Outcome) -> Outcome:
+    """The accepted outcome with the last tier's answer to the bare prompt held against it. The served answer stays as it is.
+
+    Whatever hinders the call (budgets and a wrong configuration too) is written down as a failed call of the gate "audit".
+    """
+    started = time.perf_counter()
+    assert outcome.tier is not None, "only what a tier answered is audited"
+    policy, last = ladder.policy, ladder.policy.tiers[-1]
+    climb = _Climb(ladder, inputs, outcome.trail)
+    call = Call(last.model, climb.messages, policy.schema, ladder.params[last.name], 0, last.timeout)
+    event, _ = await climb._ask(call, policy.tier(outcome.tier), AUDIT)
+    event = replace(event, gate=AUDIT)  # a configuration error has no gate, because it stops a ladder; this one is at its end
+    trail: list[Event] = [*outcome.trail, event]
+    theirs = ladder.read(event.text) if isinstance(event, Tried) and event.finish == "stop" else None
+    if theirs is not None and theirs.problem is None:
+        trail += _compared(ladder, outcome.tier, outcome.output, theirs.value)
+    return replace(outcome, trail=tuple(trail), cost_usd=spent(trail), unpriced=unpriced(trail),
+                   seconds=outcome.seconds + time.perf_counter() - started, mode="audit")
+
+
+def _with_comparisons(ladder: Ladder, outcome: Outcome, mode: Mode) -> Outcome:
+    return replace(outcome, trail=(*outcome.trail, *comparisons(ladder, outcome.trail)), mode=mode)
+
+
+def comparisons(ladder: Ladder, trail: Sequence[Event]) -> list[Compared]:
+    """Each lower tier's last answer held against the last tier's, where both are whole and can be read."""
+    values: dict[str, Json] = {}
+    for event in trail:
+        if isinstance(event, Tried) and event.gate is None:
+            read = ladder.read(event.text)
+            values.pop(event.tier, None)
+            if event.finish == "stop" and read.problem is None:
+                values[event.tier] = read.value
+    *lower, last = (tier.name for tier in ladder.policy.tiers)
+    if last not in values:
+        return []
+    return [one for name in lower if name in values for one in _compared(ladder, name, values[name], values[last])]
+
+
+def _compared(ladder: Ladder, tier: str, value: Json, theirs: Json) -> list[Compared]:
+    grader, last = ladder.grader or Grader.of(ladder.policy), ladder.policy.tiers[-1].name
+    try:
+        same = grader.same(value, theirs)
+        return [Compared(tier, last, same, () if same else grader.differing(value, theirs))]
+    except ValueError as err:  # a user's comparator: an answer that is paid for is not lost for it
+        log.warning("the answers of %s and %s cannot be compared: %s", tier, last, err)
+        return []
+
+
+def _own_purse(policy: Policy) -> Purse | None:
+    return None if policy.budget_per_request is None else Purse(policy.budget_per_request, "request")
+
+
 class _Climb:
     """One request on its way: the trail so far, and the gates' early calls in flight."""
 
-    def __init__(self, ladder: Ladder, inputs: Mapping[str, Json], seed: Sequence[Event]) -> None:
+    def __init__(self, ladder: Ladder, inputs: Mapping[str, Json], seed: Sequence[Event], rule: Rule = decide, purse: Purse | None = None,
+                 deadline: float | None = None) -> None:
         self.ladder = ladder
         self.policy = ladder.policy
+        self.rule = rule
+        self.exploring = rule is explore
+        self.deadline = deadline if self.exploring else ladder.policy.deadline
+        self.started: float | None = None
         self.inputs = inputs
         self.trail: list[Event] = list(seed)
         self.messages: tuple[Message, ...] = compose.prompt(ladder.policy, inputs)
@@ -80,14 +187,13 @@ class _Climb:
         self.values: dict[int, Json] = {}
         self.heard: dict[Call, Answer] = {}  # answers of gates' calls: a repaired answer is measured against the same votes
         self.early: dict[Call, asyncio.Task[tuple[Tried | Failed, Answer | Exception]]] = {}
-        self.purses = [p for p in (ladder.purse, self._own_purse()) if p is not None]
-
-    def _own_purse(self) -> Purse | None:
-        limit = self.policy.budget_per_request
-        return None if limit is None else Purse(limit, "request")
+        own = purse or _own_purse(ladder.policy)
+        if own is not None and seed:
+            own.settle(ZERO, spent(seed))
+        self.purses = [p for p in (ladder.purse, own) if p is not None]
 
     async def outcome(self, id: str | None) -> Outcome:
-        started = time.perf_counter()
+        started = self.started or time.perf_counter()
         try:
             finish = await self._to_the_end()
         finally:
@@ -105,10 +211,10 @@ class _Climb:
                        time.perf_counter() - started, trail, error, id)
 
     async def _to_the_end(self) -> Finish:
-        if self.policy.deadline is None:
+        if self.deadline is None:
             return await self._loop()
         try:
-            async with asyncio.timeout(self.policy.deadline) as limit:
+            async with asyncio.timeout(self.deadline) as limit:
                 return await self._loop()
         except TimeoutError:
             if not limit.expired():
@@ -116,14 +222,14 @@ class _Climb:
             call = self.asked
             tier = self.tier
             self.trail.append(Failed(tier.name, call.model if call else tier.model, "deadline",
-                                     f"the request's deadline of {self.policy.deadline:g} s is over", None if call else ZERO))
-            step = decide(self.policy, self.trail)
+                                     f"the request's deadline of {self.deadline:g} s is over", None if call else ZERO))
+            step = self.rule(self.policy, self.trail)
             assert isinstance(step, Finish)
             return step
 
     async def _loop(self) -> Finish:
         while True:
-            step = decide(self.policy, self.trail)
+            step = self.rule(self.policy, self.trail)
             if isinstance(step, Check):
                 await self._check(step)
             elif isinstance(step, Try):
@@ -139,7 +245,7 @@ class _Climb:
     async def _try(self, step: Try) -> None:
         await self._collect()
         tier = self.tier = self.policy.tier(step.tier)
-        messages = compose.carried(self.messages, tier, self.trail)
+        messages = self.messages if self.exploring else compose.carried(self.messages, tier, self.trail)
         self.call = Call(tier.model, messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
         for gate in tier.gates:
             for call in self.ladder.verifiers[tier.name, gate.name].early(self.inputs, self.call):
@@ -160,6 +266,11 @@ class _Climb:
 
     async def _answer(self, call: Call, tier: Tier, repair: int) -> None:
         self.case = None
+        known = None if self.exploring else self.heard.get(call)  # in a recording each tier shows what it costs alone
+        if known is not None:
+            self.trail.append(Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
+                                    signals=known.signals))
+            return
         event, _ = await self._ask(call, tier, None, repair)
         self.trail.append(event)
 
@@ -190,7 +301,7 @@ class _Climb:
             for purse in self.purses:
                 purse.settle(reserved, cost)
         return Tried(tier.name, call.model, answer.text, answer.finish, answer.usage, cost, time.perf_counter() - started,
-                     call.sample, gate, repair, answer.cached, answer.retries), answer
+                     call.sample, gate, repair, answer.cached, answer.retries, answer.signals), answer
 
     def _reserve(self, call: Call) -> Decimal:
         if not self.purses:
@@ -208,16 +319,18 @@ class _Climb:
     async def _collect(self) -> None:
         """Wait for early calls that no gate asked for: they were paid, so they belong to the trail."""
         for call in list(self.early):
-            event, _ = await self.early[call]
+            event, result = await self.early[call]
             del self.early[call]
             self.trail.append(event)
+            if isinstance(result, Answer):
+                self.heard[call] = result
 
     # ------------------------------------------------------------ checking
 
     async def _check(self, step: Check) -> None:
         ladder, tier = self.ladder, self.policy.tier(step.tier)
         gate = next(g for g in tier.gates if g.name == step.gate)
-        case = self.case or self._case(tier)
+        case = self._with_signals(self.case or self._case(tier))
         votes: list[Tried | Failed | None] = []
 
         async def ask(call: Call) -> Answer:
@@ -258,6 +371,14 @@ class _Climb:
         self.case = Case(self.inputs, tried.text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
                          read.problem, read.notes)
         return self.case
+
+    def _with_signals(self, case: Case) -> Case:
+        """The case as the next gate sees it: with the numbers of the answer and of the gates before."""
+        at = answered(self.trail)
+        assert at is not None, "a check follows an answer"
+        tried = self.trail[at]
+        assert isinstance(tried, Tried)
+        return replace(case, signals=signals.gather(tried, case.notes, verdicts(self.trail, at)))
 
 
 def _why(finish: Finish, trail: Sequence[Event]) -> str:

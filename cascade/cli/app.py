@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, demo, local, policies
+from cascade.cli import asking, cache, calibrate, demo, local, policies, record, report
 
 app = typer.Typer(
     name="cascade",
@@ -37,6 +37,9 @@ app.command()(demo.demo)
 app.command()(asking.ask)
 app.command()(asking.explain)
 app.command()(asking.run)
+app.command()(record.record)
+app.command()(report.report)
+app.command()(calibrate.calibrate)
 app.command()(policies.check)
 app.command()(policies.schema)
 app.command()(policies.init)

@@ -18,8 +18,10 @@ from cascade.summary import summarise
 from cascade.types import CacheSettings, Json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cascade.app import Cascade
-    from cascade.bulk import Output, Run
+    from cascade.bulk import Answerer, Output, Run
     from cascade.rows import Row
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
@@ -47,7 +49,7 @@ def ask(
     Exit code 1: the answer was not accepted (the best one is printed all the same).
     """
     given = _inputs(inputs or [], file)
-    with _load(policy, no_cache) as cascade:
+    with load(policy, no_cache) as cascade:
         outcome = cascade.run(given)
     if explain:
         show.note(outcome.explain())
@@ -89,11 +91,11 @@ def run(
     requests = rows.read(input)[:limit]
     if len({row.id for row in requests}) == 0:
         raise InputError(f"{input}: there are no rows in it")
-    cascade = _load(policy, no_cache)
+    cascade = load(policy, no_cache)
     with cascade:
-        out = Output(output, cascade.label)
+        out = Output(output, cascade.label, cascade.digests)
         try:
-            state = _run_with_progress(cascade, requests, out, concurrency)
+            state = run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far)
         finally:
             out.close()
     _report(cascade, state, output, json)
@@ -139,11 +141,12 @@ def explain(
 # ---------------------------------------------------------------- loading
 
 
-def _load(policy: str, no_cache: bool) -> Cascade:
-    """The policy's Cascade; stops before anything is asked when a key is missing."""
+def load(policy: str, no_cache: bool, calibrated: bool = True) -> Cascade:
+    """The policy's Cascade; stops before anything is asked when a key is missing. `calibrated` False: without its thresholds file."""
+    from cascade import policy as policies
     from cascade.app import Cascade, missing_keys
 
-    cascade = Cascade.load(policy, cache=CacheSettings(backend="off") if no_cache else None)
+    cascade = Cascade(policies.load(policy, calibrated=calibrated), cache=CacheSettings(backend="off") if no_cache else None)
     missing = missing_keys(cascade.policy)
     if missing:
         raise ConfigurationError("\n".join(f"{policy}: {line}" for line in missing))
@@ -197,17 +200,19 @@ def _read(path: str) -> bytes:
 # ---------------------------------------------------------------- running
 
 
-def _run_with_progress(cascade: Cascade, requests: list[Row], out: Output, concurrency: int) -> Run:
+def run_with_progress(cascade: Cascade, requests: list[Row], out: Output, concurrency: int, answer: Answerer,
+                      so_far: Callable[[Run], str]) -> Run:
+    """Answer the rows under a progress bar that says `so_far`; Ctrl-C finishes what is in flight, twice stops at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=show.console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=len(requests))
-        return asyncio.run(_run(cascade, requests, out, concurrency, lambda state: bar.update(
-            task, completed=len(state.done), description=_so_far(state))))
+        return asyncio.run(_run(cascade, requests, out, concurrency, answer, lambda state: bar.update(
+            task, completed=len(state.done), description=so_far(state))))
 
 
-async def _run(cascade: Cascade, requests: list[Row], out: Output, concurrency: int, told: Any) -> Run:
+async def _run(cascade: Cascade, requests: list[Row], out: Output, concurrency: int, answer: Answerer, told: Any) -> Run:
     from cascade import bulk
 
     stop = asyncio.Event()
@@ -225,8 +230,7 @@ async def _run(cascade: Cascade, requests: list[Row], out: Output, concurrency: 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, interrupt)
     try:
-        return await bulk.run(requests, lambda row: cascade.arun(row.inputs, id=row.id), out, cascade.label,
-                              concurrency=concurrency, stop=stop, told=told)
+        return await bulk.run(requests, answer, out, cascade.label, concurrency=concurrency, stop=stop, told=told)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
@@ -237,9 +241,14 @@ def _so_far(state: Run) -> str:
     accepted = sum(outcome.status == "accepted" for outcome in state.done)
     first = state.done[0].trail[0].tier if state.done and state.done[0].trail else None
     escalated = sum(_escalated(outcome, first) for outcome in state.done)
-    known = [outcome.cost_usd for outcome in state.done]
-    dollars = show.money(None if None in known else sum(c for c in known if c is not None) or None) if known else "$0"
+    dollars = dollars_so_far(state)
     return f"accepted {accepted} · escalated {escalated} · {dollars}"
+
+
+def dollars_so_far(state: Run) -> str:
+    """What the done rows cost, for the progress bar."""
+    known = [outcome.cost_usd for outcome in state.done]
+    return show.money(None if None in known else sum(c for c in known if c is not None) or None) if known else "$0"
 
 
 def _escalated(outcome: Outcome, first: str | None) -> bool:

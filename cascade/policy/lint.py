@@ -47,7 +47,7 @@ def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
         line, column = loaded.source.at(loc, key=loc[:1] in (("compare",), ("pricing",)))
         found.append(Finding(level, code, line, column, name(loc), message))
 
-    for rule in (_rungs, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys):
+    for rule in (_rungs, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys, _beside):
         for level, code, loc, message in rule(policy, env):
             tell(level, code, loc, message)
     if policy.schema is None:
@@ -73,6 +73,12 @@ def _rungs(policy: Policy, env: Mapping[str, str]) -> Found:
         below = policy.tiers[i - 1] if i else None
         if below and (cheaper := _dearness(policy, tier)) is not None and (dear := _dearness(policy, below)) is not None and cheaper < dear:
             yield "warning", "order", ("tiers", i), f"{tier.name} is cheaper than {below.name} below it: the ladder goes from cheap to dear"
+
+
+def _beside(policy: Policy, env: Mapping[str, str]) -> Found:
+    for key, share in (("shadow", policy.shadow), ("audit", policy.audit)):
+        if share > 0 and len(policy.tiers) == 1:
+            yield "warning", f"lone-{key}", (key,), f"{key} does nothing on a ladder of one tier: there is no last tier beside the one that is served"
 
 
 def _dearness(policy: Policy, tier: Tier) -> Decimal | None:

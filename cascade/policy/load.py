@@ -16,9 +16,9 @@ import jiter
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from cascade import prompts, providers, shipped, verifiers
+from cascade import prompts, providers, shipped, thresholds, verifiers
 from cascade.compare import Comparators
-from cascade.errors import PolicyError
+from cascade.errors import InputError, PolicyError
 from cascade.policy import fields
 from cascade.policy.mistakes import Mistake, kind, mistakes, near, plainly
 from cascade.policy.model import NAME, PolicyPart, ProviderPart, TierPart, model_ref
@@ -43,9 +43,12 @@ class Loaded:
     """Where the gate of a tier stands, both by index; the tier's place for a schema gate that was added."""
 
 
-def load(path: str) -> Policy:
-    """The policy of a file. Raises PolicyError with all that is wrong, a line each: `file:line:column: path: what`."""
-    return load_with_places(path).policy
+def load(path: str, *, calibrated: bool = True) -> Policy:
+    """The policy of a file. Raises PolicyError with all that is wrong, a line each: `file:line:column: path: what`.
+
+    `calibrated` False: as if it named no thresholds file, e.g. to record anew.
+    """
+    return load_with_places(path, calibrated=calibrated).policy
 
 
 def load_text(text: str, path: str) -> Policy:
@@ -53,7 +56,7 @@ def load_text(text: str, path: str) -> Policy:
     return _Loader(path).load(text).policy
 
 
-def load_with_places(path: str) -> Loaded:
+def load_with_places(path: str, *, calibrated: bool = True) -> Loaded:
     """As `load`, with the place of every part."""
     try:
         if os.path.getsize(path) > MAX_BYTES:
@@ -63,12 +66,13 @@ def load_with_places(path: str) -> Loaded:
         raise PolicyError([f"{path}: not UTF-8 text (byte {err.start})"]) from err
     except (OSError, ValueError) as err:  # ValueError: a zero byte in the path
         raise PolicyError([f"{path}: {getattr(err, 'strerror', None) or err}"]) from err
-    return _Loader(path).load(text)
+    return _Loader(path, calibrated).load(text)
 
 
 @dataclass
 class _Loader:
     path: str
+    calibrated: bool = True
     source: Source = field(default_factory=Source)
     problems: list[tuple[tuple[int, int], str]] = field(default_factory=list)
     unusable: set[str] = field(default_factory=lambda: {"?"})
@@ -123,16 +127,17 @@ class _Loader:
             name=part.name, prompt=prompt, tiers=tiers, system=system, schema=schema,
             outcomes=Outcomes(**part.outcomes.model_dump()), providers=known, compare=compare, pricing=pricing,
             budget_per_request=part.budget.per_request, budget_per_run=part.budget.per_run, deadline=part.defaults.deadline,
-            cache=CacheSettings(**part.cache.model_dump()), path=self.path,
+            cache=CacheSettings(**part.cache.model_dump()), shadow=part.shadow, audit=part.audit, path=self.path,
         )  # fmt: skip
+        if part.thresholds and self.calibrated:
+            policy = self._thresholds(policy, part.thresholds)
+            if self.problems:
+                return None
         object.__setattr__(policy, "digest", policy_digest(policy))  # over the whole: it can only be known now
         return Loaded(policy, self.source, tuple(added), self.places)
 
     def _refuse_later(self, part: PolicyPart) -> None:
         """Keys of the format that this version does not act upon: better refused than silently without effect."""
-        for key in ("shadow", "audit", "thresholds"):
-            if getattr(part, key):
-                self.problem((key,), f"{LATER}: remove it")
         for i, tier in enumerate(part.tiers):
             if tier.escalate == "partial":
                 self.problem(("tiers", i, "escalate"), f'partial escalation is {LATER}: write "whole"')
@@ -140,6 +145,24 @@ class _Loader:
             redis = part.cache.backend.startswith("redis")
             self.problem(("cache", "backend"), f"a shared cache in Redis is {LATER}: use disk, memory or off" if redis
                          else f"{part.cache.backend!r} is none of disk, memory, off")
+
+    def _thresholds(self, policy: Policy, given: str) -> Policy:
+        """The policy as calibration left it. A file that was made for another policy is refused, saying what changed."""
+        path = self._beside(given)
+        if not path.exists():
+            self.problem(("thresholds",), f"{_shown(path)}: is not there; cascade calibrate writes it")
+            return policy
+        text = self._read_file(("thresholds",), path)
+        if text is None:
+            return policy
+        try:
+            found = thresholds.loads(text.encode())
+        except InputError as err:
+            self.problem(("thresholds",), f"{_shown(path)}: {err}")
+            return policy
+        for what in thresholds.problems(policy, found):
+            self.problem(("thresholds",), f"{_shown(path)} does not hold any more: {what}. Record and calibrate again, or remove this line")
+        return thresholds.apply(policy, found) if not self.problems else policy
 
     def _schema(self, part: PolicyPart) -> Document | None:
         given = part.schema_

@@ -209,6 +209,7 @@ class PolicyPart(Part):
     compare: dict[str, Any] = Field({}, description="Field -> how its values are compared (agreement, consistency, gold).")
     pricing: dict[str, Price] = Field({}, description="provider/model -> prices, where the price table has none or another.")
     cache: CachePart = Field(CachePart(), description="The cache of accepted answers.")
-    shadow: Share = Field(0.0, description="Not in this version: must be 0.")
-    audit: Share = Field(0.0, description="Not in this version: must be 0.")
-    thresholds: str | None = Field(None, description="Not in this version.")
+    shadow: Share = Field(0.0, description="Share of requests on which every tier is asked and the last one's answer served: data for "
+                                            "calibrate.")
+    audit: Share = Field(0.0, description="Share of accepted requests that the last tier is asked too, beside the served answer.")
+    thresholds: str | None = Field(None, description="The file that cascade calibrate wrote; refused when it no longer fits the policy.")

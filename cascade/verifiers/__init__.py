@@ -27,6 +27,7 @@ _FILES = {
     "agreement": "cascade.verifiers.agreement:SPEC",
     "judge": "cascade.verifiers.judge:SPEC",
     "python": "cascade.verifiers.python:SPEC",
+    "calibrated": "cascade.verifiers.calibrated:SPEC",
 }
 
 

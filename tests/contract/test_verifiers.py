@@ -28,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "agreement": {"with": ["b/m", "c/n"]},
     "judge": {"model": "b/m"},
     "python": "contract_functions:looks",
+    "calibrated": {"signals": ["agreement.score"], "mean": [0.9], "scale": [0.3], "weights": [1.2], "intercept": 2.5},
 }
 DOCS = Path(__file__).parents[2] / "docs" / "verifiers.md"
 SCHEMA = Document({"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]})

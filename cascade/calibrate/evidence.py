@@ -1,0 +1,150 @@
+"""Recordings to arrays: for each row and tier its signals, whether it passed the hard gates, whether it was right, what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade import binding, signals
+from cascade.decide import verdicts
+from cascade.errors import InputError
+from cascade.grade import Grader
+from cascade.reading import reader
+from cascade.recording import UNKNOWN, Recording
+from cascade.types import Json, Policy, Skipped, Tried
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+FIT_SHARE = 1 / 3
+FEWEST_TO_FIT = 100
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Shapes (rows,) and (tiers, rows); tiers are the ladder's, the last is the reference.
+
+    `value` holds each tier's answer, None when there was none. `right` is against gold, -1 where that is not known. `same` is against
+    the last tier. `fitting` marks the rows that fit scores and the path; the others certify. Costs are dollars of a tier with its gates.
+    """
+
+    policy: Policy
+    ids: tuple[str, ...]
+    inputs: tuple[Mapping[str, Json], ...]
+    value: tuple[tuple[Json, ...], ...]
+    signals: tuple[tuple[Mapping[str, float], ...], ...]
+    passed: Bools
+    same: Bools
+    right: NDArray[np.int8]
+    cost: Floats
+    fitting: Bools
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tiers below the last, cheapest first."""
+        return tuple(tier.name for tier in self.policy.tiers[:-1])
+
+
+def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evidence:
+    """The evidence of recordings, each with its place (`file:line`). InputError says what cannot be used, and what is needed."""
+    _suitable(policy)
+    read, grader, now = reader(policy), Grader.of(policy), binding.digests(policy)
+    seen: dict[str, str] = {}
+    rows = []
+    for place, recording in recordings:
+        id = str(recording.outcome.id)
+        if id in seen:
+            raise InputError(f"{place}: id {id!r} stands already in {seen[id]}; each request counts once")
+        seen[id] = place
+        if differs := binding.changed(recording.digests, now):
+            raise InputError(f"{place}: recorded with another policy: {', '.join(differs[:5])}. Record again with this policy")
+        if recording.gold is not UNKNOWN and (problem := grader.problem(recording.gold)):
+            raise InputError(f"{place}: {problem}")
+        rows.append((id, recording, [_tier(policy, k, recording, read, place) for k in range(len(policy.tiers))]))
+    if not rows:
+        raise InputError("there is no recording in it: make some with cascade record")
+    rows.sort(key=lambda row: _order(row[0]))
+    _asked(policy, rows)
+    k = len(policy.tiers)
+    right = np.full((k, len(rows)), -1, np.int8)
+    same = np.zeros((k, len(rows)), bool)
+    for i, (_, recording, tiers) in enumerate(rows):
+        for j, tier in enumerate(tiers):
+            same[j, i] = tier.answered and tiers[-1].answered and grader.same(tier.value, tiers[-1].value)
+            if recording.gold is not UNKNOWN:
+                right[j, i] = tier.answered and grader.right(tier.value, recording.gold)
+    fitting = np.zeros(len(rows), bool)
+    fitting[: max(round(len(rows) * FIT_SHARE), min(FEWEST_TO_FIT, len(rows) // 2))] = True
+    return Evidence(
+        policy, tuple(row[0] for row in rows), tuple(row[1].inputs for row in rows),
+        tuple(tuple(row[2][j].value for row in rows) for j in range(k)), tuple(tuple(row[2][j].signals for row in rows) for j in range(k)),
+        np.array([[row[2][j].passed for row in rows] for j in range(k)]), same, right,
+        np.array([[row[2][j].cost for row in rows] for j in range(k)]), fitting,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    answered: bool
+    value: Json
+    signals: Mapping[str, float]
+    passed: bool
+    cost: float
+    asked: bool
+
+
+def _tier(policy: Policy, k: int, recording: Recording, read: object, place: str) -> _Answer:
+    tier = policy.tiers[k]
+    trail = recording.outcome.trail
+    cost = 0.0
+    at = None
+    asked = False
+    for i, event in enumerate(trail):
+        if event.tier != tier.name or event.event == "compared":
+            continue
+        if not isinstance(event, Skipped) and getattr(event, "gate", None) != "audit":
+            if event.cost_usd is None:  # type: ignore[union-attr]
+                raise InputError(f"{place}: tier {tier.name} has no price: give one under pricing: in the policy, and record again")
+            cost += float(event.cost_usd)  # type: ignore[union-attr]
+        if event.event in ("tried", "failed") and event.gate is None:  # type: ignore[union-attr]
+            asked = True
+            at = i if isinstance(event, Tried) and event.finish == "stop" else None
+    if at is None:
+        return _Answer(False, None, {}, False, cost, asked)
+    tried = trail[at]
+    assert isinstance(tried, Tried)
+    found = read(tried.text)  # type: ignore[operator]
+    checks = verdicts(trail, at)
+    numbers = signals.gather(tried, found.notes, checks)
+    hard = {gate.name for gate in tier.gates if not gate.asks}
+    passed = found.problem is None and hard <= {c.gate for c in checks if c.passed}
+    return _Answer(found.problem is None, found.value, numbers, passed, cost, asked)
+
+
+def _suitable(policy: Policy) -> None:
+    """What no certificate could be written for, told before the work."""
+    where = policy.path or policy.name
+    if len(policy.tiers) < 2:
+        raise InputError(f"{where}: one tier alone has nothing to calibrate: declare a cheaper one before it")
+    for tier in policy.tiers:
+        if tier.carry != "nothing":
+            raise InputError(f"{where}: tier {tier.name} has carry: {tier.carry}, so an escalated request would be asked otherwise than it was "
+                             "recorded, and nothing could be promised; set carry: nothing")
+        if tier.escalate == "partial":
+            raise InputError(f"{where}: tier {tier.name} has escalate: partial, so its answers are others than those recorded; set escalate: whole")
+
+
+def _asked(policy: Policy, rows: Sequence[tuple[str, Recording, list[_Answer]]]) -> None:
+    for j, tier in enumerate(policy.tiers):
+        if not any(row[2][j].asked for row in rows):
+            raise InputError(f"tier {tier.name} was never asked in these recordings: record again with this policy")
+    if not any(row[2][-1].answered for row in rows):
+        raise InputError(f"the last tier, {policy.tiers[-1].name}, never gave an answer that could be read: there is nothing to compare with")
+
+
+def _order(id: str) -> str:
+    """Rows are split by a hash of their id: which rows certify cannot be chosen."""
+    return hashlib.sha256(b"calibrate 1" + id.encode()).hexdigest()

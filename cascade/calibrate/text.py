@@ -1,0 +1,81 @@
+"""A calibration's result for people: what was used, what is promised, what each tier serves, what would be next. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade.calibrate import path, region
+from cascade.calibrate.learn import Result
+from cascade.thresholds import Point
+
+
+def told(result: Result, file: str) -> str:
+    """Several lines of text."""
+    found, evidence = result.thresholds, result.evidence
+    c = found.certificate
+    n = len(evidence.ids)
+    gold = int((evidence.right[-1] >= 0).sum())
+    lines = [f"{n} recordings, {gold} with gold: {c['rows_fit']} fit scores and the path, {c['rows_certify']} certify",
+             f"right is {'gold' if result.reference == 'gold' else 'the answer of ' + c['last']}; "
+             f"{len(found.steps)} of the path's policies are certified", *_tiers(result)]
+    if result.more_rows:
+        need = region.needed(c["max_loss"], c["confidence"])
+        return "\n".join([*lines, f"infeasible: a loss of {100 * c['max_loss']:g} % at {100 * c['confidence']:g} % confidence needs {need} rows "
+                          f"that certify, and there are {c['rows_certify']}: record about {result.more_rows} more. Nothing was written"])
+    lines.append(found.statement)
+    if result.unlabelled:
+        lines.append(f"the next policy needs {len(result.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
+                     "and run the same command with --labels to_label.csv")
+    elif result.next is not None:
+        lines.append(_next(result, result.next))
+    lines += _reliability(result)
+    lines.append(f"written to {file}; to use it, write into the policy: thresholds: {file.rpartition('/')[2]}")
+    return "\n".join(lines)
+
+
+def _tiers(result: Result) -> list[str]:
+    """What the chosen policy serves, and beside it the yardsticks."""
+    evidence, found = result.evidence, result.thresholds
+    step = None if found.chosen is None else found.steps[found.chosen]
+    if step is None:
+        return []
+    served = path.serve(tuple(step.thresholds.get(name) for name in evidence.names), result.scores, evidence.passed, evidence.cost)
+    lines = []
+    for k, tier in enumerate(evidence.policy.tiers):
+        cut = step.thresholds.get(tier.name)
+        rule = "last tier" if k == len(evidence.names) else "never asked" if cut is None else f"P(right) >= {cut:.3f}"
+        lines.append(f"  {tier.name}: serves {100 * float((served.tier == k).mean()):.0f} % ({rule})")
+    always, here = float(evidence.cost[-1].mean()), float(served.cost.mean())
+    cheap = float(evidence.cost[:-1].sum(axis=0).mean())
+    lines.append(f"  cost against always {evidence.policy.tiers[-1].name}: {100 * here / always:.0f} % "
+                 f"(asking every tier below and nothing else: {100 * cheap / always:.0f} %)" if always else "  costs nothing")
+    return lines
+
+
+def _next(result: Result, point: Point) -> str:
+    c = result.thresholds.certificate
+    rate = (point.harm - point.benefit) / point.rows if point.rows else 1.0
+    counts = f"{point.harm} harm, {point.benefit} benefit, p = {point.p:.3f}"
+    head = f"the next policy (${point.cost_per_request:.6f} a request) is not certified: {counts}"
+    if c["min_accuracy"] is not None or rate >= c["max_loss"]:
+        return f"{head}: on these rows it loses too much; more rows would hardly help"
+    for more in (1.25, 1.5, 2, 3, 4, 6, 8):
+        n = round(point.rows * more)
+        if n <= 1500 and region.p_value(round(point.harm * more), round(point.benefit * more), n, c["max_loss"]) <= 1 - c["confidence"]:
+            return f"{head}; about {n - point.rows} more certifying rows like these would certify it"
+    return head
+
+
+def _reliability(result: Result) -> list[str]:
+    """Predicted against found, on rows that no fit has seen, five bins of equal count a tier."""
+    evidence = result.evidence
+    lines = []
+    for k, name in enumerate(evidence.names):
+        rows = np.flatnonzero(~evidence.fitting & evidence.passed[k])
+        if len(rows) < 20:
+            continue
+        label = np.where(evidence.right[k] >= 0, evidence.right[k] == 1, evidence.same[k]) if result.reference == "gold" else evidence.same[k]
+        order = rows[np.argsort(result.scores[k][rows], kind="stable")]
+        bins = [f"{result.scores[k][part].mean():.2f}/{label[part].mean():.2f} ({len(part)})" for part in np.array_split(order, 5)]
+        lines.append(f"  {name}: P(right) predicted/found: {'  '.join(bins)}")
+    return lines

@@ -1,0 +1,122 @@
+"""NAME.thresholds.json: what calibration learned, what it promises, what both are bound to; and a policy with it applied. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from cascade import binding
+from cascade.errors import InputError
+from cascade.types import Gate, Json, Policy, Tier
+
+FORMAT = 1
+GATE = "calibrated"
+
+
+@dataclass(frozen=True)
+class Score:
+    """P(right) of a tier's answer: a logistic regression on its signals. Lists are in the order of `signals`."""
+
+    signals: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One policy of the path: a threshold for each tier below the last, None = this tier is not asked at all.
+
+    `harm` and `benefit` are of `rows` held-out rows; `p` is the exact p-value; `cost_per_request` is in dollars on all rows.
+    """
+
+    thresholds: Mapping[str, float | None]
+    cost_per_request: float
+    rows: int
+    harm: int
+    benefit: int
+    p: float
+    certified: bool
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A calibration's result. `chosen` is an index into `steps` (safest first), None: call the last tier. `statement` is for people."""
+
+    policy: str
+    digests: Mapping[str, str]
+    statement: str
+    scores: Mapping[str, Score]
+    steps: tuple[Point, ...]
+    chosen: int | None
+    certificate: Mapping[str, Json] = field(default_factory=dict)
+    baseline: Mapping[str, Json] = field(default_factory=dict)
+
+
+def dumps(thresholds: Thresholds) -> bytes:
+    """The file's text."""
+    return orjson.dumps({"format": FORMAT, **asdict(thresholds)}, option=orjson.OPT_INDENT_2) + b"\n"
+
+
+def loads(text: bytes) -> Thresholds:
+    """The thresholds of a file's text. InputError says what is wrong with it."""
+    try:
+        row = orjson.loads(text)
+        if row.get("format") != FORMAT:
+            raise InputError(f'"format" is {row.get("format")!r}, this version reads {FORMAT}')
+        scores = {name: _score(given) for name, given in row["scores"].items()}
+        found = Thresholds(row["policy"], row["digests"], row["statement"], scores, tuple(Point(**step) for step in row["steps"]),
+                           row["chosen"], row["certificate"], row["baseline"])
+    except orjson.JSONDecodeError as err:
+        raise InputError(f"not JSON: {err}") from err
+    except (KeyError, TypeError, AttributeError) as err:
+        raise InputError(f"not a thresholds file of cascade calibrate: {type(err).__name__}: {err}") from err
+    _check(found)
+    return found
+
+
+def _score(given: Mapping[str, Any]) -> Score:
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return Score(**fields)
+
+
+def _check(found: Thresholds) -> None:
+    for name, score in found.scores.items():
+        sizes = {len(score.signals), len(score.mean), len(score.scale), len(score.weights)}
+        numbers = (*score.mean, *score.scale, *score.weights, score.intercept)
+        if len(sizes) != 1 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or 0 in score.scale:
+            raise InputError(f"scores.{name}: not the numbers of one regression")
+    if found.chosen is not None and not (isinstance(found.chosen, int) and 0 <= found.chosen < len(found.steps)):
+        raise InputError(f"chosen is {found.chosen!r}, and there are {len(found.steps)} steps")
+
+
+def problems(policy: Policy, thresholds: Thresholds) -> list[str]:
+    """Why these thresholds do not hold for this policy (asked without thresholds); [] when they do."""
+    return binding.changed(thresholds.digests, binding.digests(policy))
+
+
+def apply(policy: Policy, thresholds: Thresholds, point: int | None = -1) -> Policy:
+    """The policy with the thresholds of a step (default: the chosen one; None: only the last tier) in place.
+
+    Gates that ask models only advise; a last gate weighs all signals. Tiers that are never to be asked are left out.
+    The caller takes care of the digest.
+    """
+    at = thresholds.chosen if point == -1 else point
+    if at is None:
+        return replace(policy, tiers=policy.tiers[-1:])
+    step = thresholds.steps[at]
+    tiers = [_scored(tier, thresholds.scores[tier.name], cut) for tier in policy.tiers[:-1]
+             if (cut := step.thresholds.get(tier.name)) is not None and tier.name in thresholds.scores]
+    return replace(policy, tiers=(*tiers, policy.tiers[-1]))
+
+
+def _scored(tier: Tier, score: Score, cut: float) -> Tier:
+    options: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(score).items()}
+    weighed = Gate(GATE, GATE, cut, options)
+    return replace(tier, gates=(*(replace(gate, advisory=gate.asks) for gate in tier.gates), weighed))

@@ -1,0 +1,334 @@
+"""Calibration: the exact region against enumeration, the regression against scikit-learn, what is certified, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom, multinomial
+from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
+
+from cascade import Cascade, thresholds
+from cascade.calibrate import labels, learn, path, region, score
+from cascade.calibrate.evidence import Evidence, gather
+from cascade.cli.app import app
+from cascade.errors import InputError, PolicyError
+from cascade.policy import load
+from cascade.recording import UNKNOWN, Recording, to_line
+from cascade.types import Answer, CacheSettings, Call, Usage
+
+POLICY = """
+version: 1
+name: sums
+prompt: "Add {{ question }}"
+schema: {type: object, properties: {answer: {type: integer}}, required: [answer]}
+providers: {p: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null}}
+cache: {backend: off}
+pricing: {p/small: {input: 0, output: 0}, p/other: {input: 0, output: 0}, p/big: {input: 0, output: 0}}
+tiers:
+  - name: small
+    model: p/small
+    gates: [schema, {agreement: {with: p/other, threshold: 1.0}}]
+  - {name: big, model: p/big, gates: [schema]}
+"""
+COST = {"p/small": Decimal("0.001"), "p/other": Decimal("0.001"), "p/big": Decimal("0.03")}
+Wrong = Callable[[str, int], bool]
+
+
+# ---------------------------------------------------------------- the exact region
+
+
+def size(n: int, loss: float, q: float, d: float, certified: dict[int, int]) -> float:
+    """The probability of being certified when P(benefit) = q and P(harm) = q + d; by scipy, from the region alone."""
+    total = 0.0
+    for benefit, most in certified.items():
+        if most >= 0 and q < 1:
+            total += binom.pmf(benefit, n, q) * binom.cdf(most, n - benefit, min(1.0, (q + d) / (1 - q)))
+    return total
+
+
+@pytest.mark.parametrize("n", [20, 40, 60])
+@pytest.mark.parametrize("loss", [0.05, 0.1, 0.2])
+def test_the_region_has_its_size_on_the_boundary_and_inside_and_is_monotone(n: int, loss: float) -> None:
+    certified = {benefit: region.most_harm(benefit, n, loss, 0.95) for benefit in range(n + 1)}
+    assert [certified[b] for b in range(n)] == sorted(certified[b] for b in range(n)) or all(
+        certified[b + 1] >= certified[b] for b in range(n // 2)), "more benefit never allows less harm"
+    for d in (loss, loss * 1.3, loss * 2):
+        for q in np.linspace(0, (1 - d) / 2, 120):
+            assert size(n, loss, float(q), d, certified) <= 0.05 + 1e-6
+    assert max(size(n, loss, float(q), loss, certified) for q in np.linspace(0, (1 - loss) / 2, 400)) > 0.02, "it is not empty"
+
+
+def test_the_p_value_is_the_tail_that_enumeration_gives() -> None:
+    n, loss, harm, benefit = 25, 0.1, 1, 2
+    seen = region.score(np.array([float(harm)]), np.array([float(benefit)]), n, loss)[0]
+    tables = [(h, b) for h in range(n + 1) for b in range(n + 1 - h)]
+    better = [t for t in tables if region.score(np.array([float(t[0])]), np.array([float(t[1])]), n, loss)[0] <= seen + 1e-12]
+    tails = [sum(multinomial.pmf([h, b, n - h - b], n, [q + loss, q, 1 - 2 * q - loss]) for h, b in better)
+             for q in np.linspace(0, 0.45, 1000)]
+    assert region.p_value(harm, benefit, n, loss) == pytest.approx(max(tails), rel=1e-4)
+
+
+@pytest.mark.parametrize(("loss", "rows"), [(0.05, 59), (0.02, 149), (0.01, 299)])
+def test_the_floor_without_harm(loss: float, rows: int) -> None:
+    assert region.needed(loss, 0.95) == rows
+    assert region.p_value(0, 0, rows, loss) <= 0.05 < region.p_value(0, 0, rows - 1, loss)
+
+
+def test_the_absolute_test_is_the_binomial_tail() -> None:
+    assert region.p_value_absolute(95, 100, 0.9) == pytest.approx(binom.sf(94, 100, 0.9))
+
+
+# ---------------------------------------------------------------- the regression
+
+
+def test_the_regression_is_scikit_learns() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 3)) * [1, 5, 0.1] + [0, 3, 9]
+    label = rng.random(300) < 1 / (1 + np.exp(-(x[:, 0] - 0.3 * (x[:, 1] - 3))))
+    rows = [dict(zip("abc", row.tolist(), strict=True)) for row in x]
+    fit = score.fit(rows, label, ("a", "b", "c"))
+    theirs = LogisticRegression(C=1 / score.RIDGE, tol=1e-10, max_iter=1000).fit((x - x.mean(0)) / x.std(0), label)
+    assert fit.weights == pytest.approx(theirs.coef_[0], abs=1e-5)
+    assert fit.predict(rows) == pytest.approx(theirs.predict_proba((x - x.mean(0)) / x.std(0))[:, 1], abs=1e-5)
+
+
+def test_a_signal_that_is_sometimes_missing_counts_as_its_mean() -> None:
+    fit = score.fit([{"a": 1.0}, {"a": 3.0}, {}, {"a": 2.0}] * 10, np.array([True, False, True, False] * 10), ("a",))
+    assert fit.optional == ("a",)
+    assert fit.predict([{}]) == pytest.approx(fit.predict([{"a": 2.0}]))
+
+
+def test_one_kind_of_label_gives_a_constant_short_of_certainty() -> None:
+    fit = score.fit([{"a": float(i)} for i in range(20)], np.ones(20, bool), ("a",))
+    assert fit.predict([{"a": 5.0}]) == pytest.approx([21 / 22])
+
+
+# ---------------------------------------------------------------- from recordings to a certificate
+
+
+def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = POLICY) -> list[tuple[str, Recording]]:
+    """The engine's own recordings of a task where `wrong(model, i)` says who errs."""
+    file = tmp_path / "sums.yaml"
+    file.write_text(policy)
+
+    async def ask(call: Call) -> Answer:
+        i = int(call.messages[-1].content.split()[1])
+        model = call.model
+        value = i + 7 * (1 + len(model)) if wrong(model, i) else i
+        return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[model], model=model)
+
+    cascade = Cascade(load(str(file), calibrated=False), ask=ask, cache=CacheSettings(backend="off"))
+
+    async def all_of_them() -> list[Recording]:
+        return [Recording(await cascade.arecord({"question": str(i)}, id=str(i)), {"question": str(i)}, {"answer": i} if gold else UNKNOWN,
+                          cascade.digests) for i in range(rows)]
+
+    return [(f"trails.jsonl:{i}", r) for i, r in enumerate(asyncio.run(all_of_them()), 1)]
+
+
+def evidence(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True) -> Evidence:
+    found = recordings(tmp_path, rows, wrong, gold)
+    return gather(load(str(tmp_path / "sums.yaml"), calibrated=False), found)
+
+
+def sometimes(model: str, i: int) -> bool:
+    """small errs on a tenth, other on another tenth, big on one in fifty."""
+    return {"p/small": i % 10 == 3, "p/other": i % 10 == 6, "p/big": i % 50 == 9}[model]
+
+
+def cheap_ones_err(model: str, i: int) -> bool:
+    return model != "p/big" and sometimes(model, i)
+
+
+def test_agreement_is_learned_and_certified(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, cheap_ones_err), learn.Goal(max_loss=0.02))
+    chosen = found.thresholds.chosen
+    assert chosen is not None
+    step = found.thresholds.steps[chosen]
+    assert step.harm == 0
+    assert step.p <= 0.05
+    assert step.cost_per_request == pytest.approx(0.002 + 0.2 * 0.03, abs=0.0007), "a fifth of the requests, where the two differ, climbs"
+    assert found.thresholds.statement.startswith("With 95 % confidence the ladder is right at most 2 points less often than always big (300 held-out rows: 0 harm")
+
+
+def test_without_gold_the_promise_is_the_same_answer(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, cheap_ones_err, gold=False), learn.Goal(max_loss=0.02))
+    assert found.reference == "last"
+    assert "gives the same answer as big on at least 98 % of requests" in found.thresholds.statement
+
+
+def test_a_useless_cheap_tier_ends_with_call_the_last_tier(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, lambda m, i: m != "p/big"), learn.Goal(max_loss=0.02))
+    assert found.thresholds.chosen is None
+    assert found.thresholds.statement == "Call big for every request: no cheaper policy is certified."
+
+
+def test_too_few_rows_are_infeasible_and_say_how_many_more(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 120, sometimes), learn.Goal(max_loss=0.02))
+    assert found.thresholds.chosen is None
+    assert found.more_rows == math.ceil((149 - 60) * 1.5)
+
+
+def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 300, sometimes), learn.Goal(max_cost=0.004))
+    assert found.thresholds.chosen is not None
+    assert found.thresholds.steps[found.thresholds.chosen].cost_per_request <= 0.004
+    assert "nothing promised" in found.thresholds.statement
+
+
+def test_an_absolute_accuracy_is_promised(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(min_accuracy=0.9))
+    assert found.thresholds.chosen is not None
+    assert "right on at least 90 % of requests" in found.thresholds.statement
+
+
+def test_labels_are_asked_only_where_answers_differ_and_lead_on(tmp_path: Path) -> None:
+    found = evidence(tmp_path, 450, sometimes)
+    half = replace(found, right=np.where(np.arange(450) % 2 == 0, found.right, -1).astype(np.int8))
+    first = learn.calibrate(half, learn.Goal(max_loss=0.02, reference="gold"))
+    tier = path.serve(tuple(first.next.thresholds.values()) if first.next else (None,), first.scores, half.passed, half.cost).tier
+    assert first.unlabelled, "some of the rows without gold differ"
+    assert all(not half.same[tier[i], i] and half.right[-1, i] < 0 for i in first.unlabelled)
+    text = labels.write(half, first.unlabelled, [int(tier[i]) for i in first.unlabelled])
+    assert "small" not in text
+    assert "big" not in text
+    lines = text.splitlines()
+    said = [lines[0], *(line + ("a" if line.split(",")[-3].count(f'{found.ids[0]}') < 0 else "neither") for line in lines[1:])]
+    labelled = labels.apply(half, labels.read("\n".join(said), "to_label.csv"))
+    assert (labelled.right[-1, list(first.unlabelled)] == 0).all()
+    second = learn.calibrate(labelled, learn.Goal(max_loss=0.02, reference="gold"))
+    assert not set(second.unlabelled) & set(first.unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("id,answer\n", "the columns must be id, inputs, answer_a, answer_b, right"),
+        ("id,inputs,answer_a,answer_b,right\n1,{},1,2,yes\n", "to_label.csv:2: right is 'yes'; write a, b, both or neither"),
+        ("id,inputs,answer_a,answer_b,right\n1,{},1\n", "to_label.csv:2: 3 columns"),
+    ],
+)
+def test_wrong_labels_are_told_with_their_line(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says.replace(".", r"\.")):
+        labels.read(text, "to_label.csv")
+
+
+# ---------------------------------------------------------------- the file, and what it is bound to
+
+
+def write(tmp_path: Path, rows: list[tuple[str, Recording]]) -> Path:
+    trails = tmp_path / "trails.jsonl"
+    trails.write_bytes(b"".join(to_line(r) + b"\n" for _, r in rows))
+    return trails
+
+
+def run(*args: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["calibrate", *args])
+    assert done.exception is None or isinstance(done.exception, SystemExit | InputError), done.exception
+    return done.exit_code, done.output + (str(done.exception) if isinstance(done.exception, InputError) else "")
+
+
+def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trails = write(tmp_path, recordings(tmp_path, 450, cheap_ones_err))
+    code, said = run("sums.yaml", str(trails), "--max-loss", "0.02")
+    assert code == 0, said
+    assert "small: serves 80 %" in said
+    (tmp_path / "sums.yaml").write_text(POLICY + "thresholds: sums.thresholds.json\n")
+    policy = load("sums.yaml")
+    assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates] == [("schema", False), ("agreement", True), ("calibrated", False)]
+
+    async def ask(call: Call) -> Answer:
+        i = int(call.messages[-1].content.split()[1])
+        value = i + len(call.model) if sometimes(call.model, i) else i
+        return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[call.model], model=call.model)
+
+    with Cascade(policy, ask=ask) as cascade:
+        served = [cascade.run({"question": str(i)}).tier for i in range(1000, 1010)]
+    assert served == ["small" if i % 10 not in (3, 6) else "big" for i in range(1000, 1010)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("Add {{ question }}", "Sum {{ question }}", "prompt has changed"),
+        ("model: p/small", "model: p/smaller", "tier small has changed"),
+        ("{type: integer}", "{type: number}", "schema has changed"),
+        ("with: p/other", "with: p/another", "tier small: gate agreement has changed"),
+    ],
+)
+def test_a_certificate_of_another_policy_is_refused_saying_what_changed(tmp_path: Path, old: str, new: str, says: str) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(max_loss=0.02))
+    (tmp_path / "sums.thresholds.json").write_bytes(thresholds.dumps(found.thresholds))
+    (tmp_path / "sums.yaml").write_text(POLICY.replace(old, new) + "thresholds: sums.thresholds.json\n")
+    with pytest.raises(PolicyError, match=says):
+        load(str(tmp_path / "sums.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "is not there; cascade calibrate writes it"),
+        ("{", "not JSON"),
+        ('{"format": 9}', "this version reads 1"),
+        ('{"format": 1}', "not a thresholds file"),
+    ],
+)
+def test_a_thresholds_file_that_cannot_be_used_is_told(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "sums.thresholds.json").write_text(text)
+    (tmp_path / "sums.yaml").write_text(POLICY + "thresholds: sums.thresholds.json\n")
+    with pytest.raises(PolicyError, match=says):
+        load(str(tmp_path / "sums.yaml"))
+
+
+def test_thresholds_survive_the_file(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(max_loss=0.02)).thresholds
+    assert thresholds.loads(thresholds.dumps(found)) == found
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_what_cannot_be_calibrated_is_refused_with_what_is_needed(tmp_path: Path) -> None:
+    rows = recordings(tmp_path, 30, sometimes)
+    policy = load(str(tmp_path / "sums.yaml"))
+
+    def refused(given: list[tuple[str, Recording]]) -> str:
+        with pytest.raises(InputError) as caught:
+            gather(policy, given)
+        return str(caught.value)
+
+    assert refused([]) == "there is no recording in it: make some with cascade record"
+    assert refused([*rows, ("trails.jsonl:31", rows[4][1])]) == "trails.jsonl:31: id '4' stands already in trails.jsonl:5; each request counts once"
+    shape = replace(rows[0][1], gold={"answr": 1})
+    assert refused([("t:1", shape)]) == "t:1: gold has 'answr', which the schema has not; did you mean 'answer'?"
+    other = replace(rows[0][1], digests={**rows[0][1].digests, "prompt": "x"})
+    assert refused([("t:1", other)]) == "t:1: recorded with another policy: prompt has changed. Record again with this policy"
+    without = [(place, replace(r, outcome=replace(r.outcome, trail=tuple(e for e in r.outcome.trail if e.tier != "big")))) for place, r in rows]
+    assert refused(without) == "tier big was never asked in these recordings: record again with this policy"
+
+
+def test_a_tier_that_carries_cannot_be_promised_for(tmp_path: Path) -> None:
+    rows = recordings(tmp_path, 5, sometimes)
+    policy = load(str(tmp_path / "sums.yaml"))
+    carrying = replace(policy, tiers=(policy.tiers[0], replace(policy.tiers[1], carry="errors")))
+    with pytest.raises(InputError, match="set carry: nothing"):
+        gather(carrying, rows)
+
+
+def test_rows_of_a_run_are_no_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = recordings(tmp_path, 3, sometimes)
+    ordinary = [(p, replace(r, outcome=replace(r.outcome, mode=None))) for p, r in rows]
+    code, said = run("sums.yaml", str(write(tmp_path, ordinary)))
+    assert code != 0
+    assert "no recording is in it" in said
