@@ -182,6 +182,7 @@ def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
     assert found.thresholds.chosen is not None
     assert found.thresholds.steps[found.thresholds.chosen].cost_per_request <= 0.004
     assert "nothing promised" in found.thresholds.statement
+    assert not any(step.certified for step in found.thresholds.steps)
 
 
 def test_an_absolute_accuracy_is_promised(tmp_path: Path) -> None:
@@ -243,6 +244,8 @@ def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Pa
     assert code == 0, said
     assert "small: serves 80 %" in said
     (tmp_path / "sums.yaml").write_text(POLICY + "thresholds: sums.thresholds.json\n")
+    checked = CliRunner().invoke(app, ["check", "sums.yaml"])
+    assert checked.exit_code == 0, checked.output
     policy = load("sums.yaml")
     assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates] == [("schema", False), ("agreement", True), ("calibrated", False)]
 

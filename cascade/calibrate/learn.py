@@ -154,7 +154,7 @@ def _certify(evidence: Evidence, goal: Goal, reference: str, full: tuple[Floats,
         point, unlabelled = _test(evidence, goal, reference, held, here.tier, dict(zip(evidence.names, cut, strict=True)), cost)
         if goal.max_cost is None and unlabelled:
             return steps, _cheapest(steps, premium), unlabelled, point
-        if not point.certified:
+        if goal.max_cost is None and not point.certified:
             return steps, _cheapest(steps, premium), (), point
         steps.append(point)
     if goal.max_cost is not None:
@@ -188,7 +188,7 @@ def _test(evidence: Evidence, goal: Goal, reference: str, held: NDArray[np.int64
         unlabelled = ()
     else:
         p = region.p_value(harm, benefit, n, goal.max_loss)
-    certified = p <= 1 - goal.confidence or goal.max_cost is not None
+    certified = p <= 1 - goal.confidence and goal.max_cost is None
     return Point(thresholds, cost, n, harm, benefit, p, certified), unlabelled if p > 1 - goal.confidence else ()
 
 
