@@ -100,6 +100,16 @@ def test_the_regression_is_scikit_learns() -> None:
     assert fit.predict(rows) == pytest.approx(theirs.predict_proba((x - x.mean(0)) / x.std(0))[:, 1], abs=1e-5)
 
 
+def test_a_signal_that_nearly_decides_is_not_overshot() -> None:
+    agrees = np.arange(500) % 10 != 0
+    label = np.where(agrees, np.arange(500) % 50 != 7, np.arange(500) % 20 == 0)
+    rows = [{"agrees": float(a), "noise": float(i % 7)} for i, a in enumerate(agrees)]
+    fit = score.fit(rows, label, ("agrees", "noise"))
+    x = np.array([[row["agrees"], row["noise"]] for row in rows])
+    theirs = LogisticRegression(C=1 / score.RIDGE, tol=1e-10, max_iter=1000).fit((x - x.mean(0)) / x.std(0), label)
+    assert fit.weights == pytest.approx(theirs.coef_[0], abs=1e-5)
+
+
 def test_a_signal_that_is_sometimes_missing_counts_as_its_mean() -> None:
     fit = score.fit([{"a": 1.0}, {"a": 3.0}, {}, {"a": 2.0}] * 10, np.array([True, False, True, False] * 10), ("a",))
     assert fit.optional == ("a",)

@@ -75,10 +75,17 @@ def fit(rows: Sequence[Mapping[str, float]], label: NDArray[np.bool_], names: Se
     w = np.r_[start, np.zeros(len(names))]
     ridge = RIDGE * np.eye(len(w))
     ridge[0, 0] = 1e-9
-    for _ in range(50):
+    def cost(at: Floats) -> float:
+        line = z @ at
+        return float(np.logaddexp(0, line).sum() - line @ label + at @ ridge @ at / 2)
+
+    for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(z @ w, -30, 30)))
         step = np.linalg.solve((z.T * (p * (1 - p))) @ z + ridge, z.T @ (p - label) + ridge @ w)
-        w = w - step
+        size = 1.0
+        while cost(w - size * step) > cost(w) + 1e-12 and size > 1e-6:  # whole steps overshoot where a signal nearly decides
+            size /= 2
+        w = w - size * step
         if np.abs(step).max() < 1e-9:
             break
     return Fit(tuple(names), mean, scale, w[1:], float(w[0]), optional)
