@@ -597,8 +597,11 @@ class Comparators:
 _MISSING = object()
 
 
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+
+
 def _nested(value: Json) -> bool:
-    return isinstance(value, Mapping | list)
+    return type(value) not in _LEAVES and isinstance(value, Mapping | list)  # to ask for a Mapping is slow, and most values are leaves
 
 
 def _shape(value: Json) -> str:

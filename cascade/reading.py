@@ -16,9 +16,11 @@ def reader(policy: Policy) -> Callable[[str], Extracted]:
     schema = policy.schema.json
     if projection.keeps(schema):
         return extract
+    wrapped = projection.wrapped(schema)
 
     def read(text: str) -> Extracted:
         found = extract(text)
-        return found if found.problem else found._replace(value=projection.restore(found.value, schema))
+        untouched = not wrapped and "null" not in text  # nulls are all that is taken out
+        return found if found.problem or untouched else found._replace(value=projection.restore(found.value, schema))
 
     return read

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, calibrate, demo, local, policies, record, report
+from cascade.cli import asking, cache, calibrate, demo, local, policies, record, replay, report
 
 app = typer.Typer(
     name="cascade",
@@ -40,6 +40,7 @@ app.command()(asking.run)
 app.command()(record.record)
 app.command()(report.report)
 app.command()(calibrate.calibrate)
+app.command()(replay.replay)
 app.command()(policies.check)
 app.command()(policies.schema)
 app.command()(policies.init)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from cascade.report.numbers import Numbers, Right
     from cascade.report.source import Curve
     from cascade.types import Json, Policy
-
-BAR_FROM = 20_000_000
-"""Bytes of input from which a progress bar is shown."""
 
 
 def report(
@@ -51,7 +46,7 @@ def report(
     at = curve or (_thresholds(policy) if policy else None)
     steps = source.curve(at) if at else None
     counting = Counting(loaded, _grader(loaded) if loaded else None)
-    with _bar(rows) as progress:
+    with show.bytes_bar(rows) as progress:
         for path in rows:
             for line in source.read(path, show.note, progress):
                 counting.add(line.outcome, line.gold, line.alarm)
@@ -134,16 +129,3 @@ def _plain(value: object) -> Json:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-@contextmanager
-def _bar(paths: list[str]) -> Iterator[Callable[[int], object]]:
-    size = sum(Path(path).stat().st_size for path in paths if Path(path).is_file())
-    if not sys.stderr.isatty() or size < BAR_FROM:
-        yield lambda read: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=show.console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=size)
-        yield lambda read: bar.advance(task, read)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -14,6 +16,10 @@ from cascade.types import Json
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+BAR_FROM = 20_000_000
+"""Bytes of input from which a progress bar is shown."""
 
 
 def note(text: str) -> None:
@@ -86,3 +92,17 @@ def console(stderr: bool = False):  # type: ignore[no-untyped-def]  # rich is im
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else 160, highlight=False, soft_wrap=False)
+
+
+@contextmanager
+def bytes_bar(paths: Sequence[str]) -> Iterator[Callable[[int], object]]:
+    """A progress bar on a terminal for files of 20 MB and more; what it gives is called with the bytes that were read."""
+    size = sum(Path(path).stat().st_size for path in paths if Path(path).is_file())
+    if not sys.stderr.isatty() or size < BAR_FROM:
+        yield lambda read: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size)
+        yield lambda read: bar.advance(task, read)

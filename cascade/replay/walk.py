@@ -1,0 +1,247 @@
+"""What a policy would have done with a recorded request: `decide` itself, driven over what was recorded. Pure; no model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from cascade import signals, verifiers
+from cascade.budget import Purse
+from cascade.decide import answered, decide, verdicts
+from cascade.errors import BudgetExceeded, InputError
+from cascade.extract import Extracted
+from cascade.reading import reader
+from cascade.recording import Recording
+from cascade.replay.worst import Worst
+from cascade.types import Check, Checked, Compared, Document, Event, Failed, Finish, Gate, Policy, Repair, Skipped, Tier, Trail, Tried, Try
+from cascade.verifiers.calibrated import score
+
+EARLY = frozenset({"agreement"})
+"""Kinds of gates whose calls are made, and so paid, beside the tier's own."""
+NEVER_ASKED = frozenset({"budget", "run_budget", "configuration"})
+"""Failures that say nothing of the model: the recording's own money or settings were at fault."""
+UNASKED = frozenset({"budget", "run_budget"})
+"""Failures of calls that were not made."""
+ZERO = Decimal(0)
+
+
+class NotRecorded(InputError):
+    """The policy takes a step that the recording does not hold; the message says which, and in which row."""
+
+
+def walk(policy: Policy, recording: Recording) -> Trail:
+    """The trail that the policy would have left; `decide` ends it with what is served.
+
+    The tier's first answer is its recorded one, gates give the scores they gave, held against this policy's thresholds. Calls are paid as
+    the engine pays them: those of gates that ask early with the tier, each recorded call once. NotRecorded when a step is missing.
+    """
+    return Walker(policy).walk(recording)
+
+
+class Walker:
+    """`walk` for many recordings of one policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.read: Callable[[str], Extracted] = reader(policy)
+        self.worst = Worst(policy) if policy.budget_per_request is not None else None
+        self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.kind in EARLY]
+                      for tier in policy.tiers}
+        self.shared = shared_calls(policy)
+        self.late = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates if gate.kind not in EARLY}
+
+    def walk(self, recording: Recording) -> Trail:
+        """See `walk`."""
+        return _Walk(self, recording).to_the_end()
+
+
+def shared_calls(policy: Policy) -> dict[str, frozenset[tuple[str, str, str]]]:
+    """For each tier, the votes (tier, gate, model) whose call is the tier's own: the engine does not ask for the same thing twice."""
+    params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
+    votes = []
+    for tier in policy.tiers:
+        for gate in tier.gates:
+            if gate.kind in EARLY and not gate.options.get("prompt"):
+                most = {"max_tokens": gate.options["max_tokens"]} if gate.options.get("max_tokens") else {}
+                asked = Document({"max_tokens": params[tier.name].json["max_tokens"], **(gate.options.get("params") or {}), **most})
+                votes += [(tier.name, gate.name, model, asked) for model in verifiers.models(gate.kind, gate.options)]
+    return {tier.name: frozenset((name, gate, model) for name, gate, model, asked in votes
+                                 if tier.carry == "nothing" and name != tier.name and model == tier.model and asked == params[tier.name])
+            for tier in policy.tiers}  # fmt: skip
+
+
+class _Walk:
+    """One request on its way over a recording."""
+
+    def __init__(self, walker: Walker, recording: Recording) -> None:
+        self.walker = walker
+        self.policy = walker.policy
+        self.tape = recording.outcome.trail
+        self.id = recording.outcome.id
+        self.inputs = recording.inputs
+        self.trail: list[Event] = []
+        self.paid: set[int] = set()
+        self.starved: set[tuple[str, str]] = set()
+        self.at = -1  # where on the tape the last answer stands
+        budget = self.policy.budget_per_request
+        self.purse = None if budget is None else Purse(budget, "request")
+
+    def to_the_end(self) -> Trail:
+        while True:
+            step = decide(self.policy, self.trail)
+            if isinstance(step, Finish):
+                return tuple(self.trail)
+            tier = self.policy.tier(step.tier)
+            if isinstance(step, Try):
+                self._answer(tier, 0)
+            elif isinstance(step, Repair):
+                self._answer(tier, step.n)
+            else:
+                self._check(tier, step)
+
+    # ------------------------------------------------------------ answers
+
+    def _answer(self, tier: Tier, repair: int) -> None:
+        reserved = self._reserve_own(tier, repair)
+        event = None if reserved is None else self._recorded(tier, repair)
+        if event is not None:
+            self.trail.append(event)
+        if repair == 0:
+            self._pay_early(tier)
+        if reserved is not None and event is not None and self.purse is not None:
+            self.purse.settle(reserved, event.cost_usd)
+
+    def _recorded(self, tier: Tier, repair: int) -> Tried | Failed:
+        at = next((i for i, e in enumerate(self.tape) if isinstance(e, Tried | Failed) and e.gate is None and e.tier == tier.name
+                   and e.repair == repair), None)
+        if at is None:
+            what = f"tier {tier.name} was never asked" if not repair else f"answer {repair} of tier {tier.name} was never repaired"
+            raise NotRecorded(f"{what} in row {self.id}; record again with this policy")
+        event = self.tape[at]
+        assert isinstance(event, Tried | Failed)
+        if isinstance(event, Failed) and event.error in NEVER_ASKED:
+            raise NotRecorded(f"tier {tier.name} gave no answer in row {self.id} because of the recording's {_cause(event)}; record that row again")
+        self.at = at
+        self.paid.add(at)
+        if isinstance(event, Tried) and not repair and self._heard(tier):
+            return replace(event, cost_usd=ZERO, seconds=0.0, cached=True)
+        return event
+
+    def _heard(self, tier: Tier) -> bool:
+        """Whether a gate has asked the tier's very call before: then its answer is there already."""
+        same = self.walker.shared[tier.name]
+        return bool(same) and any(isinstance(e, Tried) and (e.tier, e.gate, e.model) in same for e in self.trail)
+
+    # ------------------------------------------------------------ what gates asked
+
+    def _pay_early(self, tier: Tier) -> None:
+        """Calls made beside the tier's own. A call that another gate had made for the recording is this gate's if that one is not there."""
+        for gate, models in self.walker.early[tier.name]:
+            own: dict[tuple[str, int], int] = {}
+            for i, event in self._votes(tier.name, gate.name, range(len(self.tape))):
+                own.setdefault((event.model, event.sample), i)
+            taken = [i for i in own.values() if i not in self.paid]
+            for model in models:
+                if all(model != m for m, _ in own):
+                    taken += self._lent(tier.name, gate.name, model)
+            self._pay(tier, gate, taken)
+
+    def _lent(self, tier: str, gate: str, model: str) -> list[int]:
+        """The place of that model's vote for a gate whose calls were made for another one; [] when none was."""
+        for i, event in enumerate(self.tape):
+            if (isinstance(event, Tried | Failed) and event.gate not in (None, "audit") and event.model == model and event.sample == 0
+                    and (event.tier, event.gate) != (tier, gate) and (event.tier, event.gate) not in self.walker.late):  # fmt: skip
+                return [] if i in self.paid else [i]
+        return []
+
+    def _votes(self, tier: str, gate: str, where: Sequence[int]) -> Iterator[tuple[int, Tried | Failed]]:
+        for i in where:
+            event = self.tape[i]
+            if isinstance(event, Tried | Failed) and event.gate == gate and event.tier == tier:
+                yield i, event
+
+    def _pay(self, tier: Tier, gate: Gate, places: list[int]) -> None:
+        reserved: list[tuple[Decimal, Tried | Failed]] = []
+        for i in places:
+            event = self.tape[i]
+            assert isinstance(event, Tried | Failed)
+            if isinstance(event, Failed) and event.error in UNASKED:
+                raise NotRecorded(f"gate {gate.name} of tier {tier.name} could not ask in row {self.id} because of the recording's "
+                                  f"{_cause(event)}; record that row again")
+            event = replace(event, tier=tier.name, gate=gate.name)
+            try:
+                if self.purse is not None and self.walker.worst is not None:
+                    most = self.walker.worst.of_gate(tier, gate, event, self.inputs)
+                    self.purse.reserve(most)
+                    reserved.append((most, event))
+            except BudgetExceeded as err:
+                self.starved.add((tier.name, gate.name))
+                event = Failed(tier.name, event.model, "budget", str(err), sample=event.sample, gate=gate.name)
+            self.paid.add(i)
+            self.trail.append(event)
+        for most, event in reserved:
+            assert self.purse is not None
+            self.purse.settle(most, event.cost_usd)
+
+    # ------------------------------------------------------------ checks
+
+    def _check(self, tier: Tier, step: Check) -> None:
+        gate = next(g for g in tier.gates if g.name == step.gate)
+        if gate.kind == "calibrated":
+            found = self._weighed(tier, gate)
+        else:
+            places = self._round()
+            looked = next((e for e in (self.tape[i] for i in places) if isinstance(e, Checked) and (e.tier, e.gate) == (tier.name, gate.name)), None)
+            if looked is None:
+                tried = self.tape[self.at]
+                which = f"repair {tried.repair}" if isinstance(tried, Tried) and tried.repair else "the answer"
+                raise NotRecorded(f"gate {gate.name} never looked at {which} of tier {tier.name} in row {self.id}; record again with this policy")
+            self._pay(tier, gate, [i for i, _ in self._votes(tier.name, gate.name, places) if i not in self.paid])
+            starved = (tier.name, gate.name) in self.starved
+            found = replace(looked, score=None, reason=f"{gate.name} could not tell: the budget was spent") if starved else looked
+        passed = found.score is not None and found.score >= gate.threshold
+        self.trail.append(replace(found, threshold=gate.threshold, passed=passed))
+
+    def _round(self) -> range:
+        """Where on the tape all stands that belongs to the last answer: up to the next one of any tier."""
+        end = self.at + 1
+        while end < len(self.tape):
+            event = self.tape[end]
+            if isinstance(event, Skipped) or (isinstance(event, Tried | Failed) and event.gate is None):
+                break
+            end += 1
+        return range(self.at + 1, end)
+
+    def _weighed(self, tier: Tier, gate: Gate) -> Checked:
+        """What a calibrated gate says: it was not recorded, it is computed from what was."""
+        at = answered(self.trail)
+        assert at is not None, "a check follows an answer"
+        tried = self.trail[at]
+        assert isinstance(tried, Tried)
+        read = self.walker.read(tried.text)
+        weighed = 0.0 if read.problem is not None else score(gate.options, signals.gather(tried, read.notes, verdicts(self.trail, at)))
+        return Checked(tier.name, gate.name, weighed, gate.threshold, False)
+
+    # ------------------------------------------------------------ money
+
+    def _reserve_own(self, tier: Tier, repair: int) -> Decimal | None:
+        """The worst case of the tier's call, set aside; None when the budget does not reach, which is written down."""
+        if self.purse is None or self.walker.worst is None:
+            return ZERO
+        most = self.walker.worst.of_tier(tier, self.inputs, self.trail, repair)
+        try:
+            self.purse.reserve(most)
+        except BudgetExceeded as err:
+            self.trail.append(Failed(tier.name, tier.model, "budget", str(err), repair=repair))
+            return None
+        return most
+
+
+def _cause(failed: Failed) -> str:
+    return {"budget": "budget_per_request", "run_budget": "budget per run"}.get(failed.error, failed.error)
+
+
+def unasked(event: Event) -> bool:
+    """Whether the event is about a call that was never made, or about none at all."""
+    return isinstance(event, Checked | Skipped | Compared) or (isinstance(event, Failed) and event.error in UNASKED)
