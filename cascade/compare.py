@@ -578,6 +578,21 @@ class Comparators:
             return ("object", frozenset(pair for pair in forms if pair[1] is not None))
         return _plain(value) if wanted is None else None
 
+    def size(self, value: Json) -> int:
+        """How many characters the compared leaves have in canonical form: what is ignored counts nothing, nor do names and brackets."""
+        return self._size(value, (self._root,))
+
+    def _size(self, value: Json, nodes: _Nodes) -> int:
+        comparator = _comparator(nodes)
+        if isinstance(comparator, Ignore) or value is None:
+            return 0
+        if comparator is not None and not isinstance(comparator, Python) and (comparator.whole or not _nested(value)):
+            return len(str(comparator.canonical(value)))
+        if not _nested(value):
+            return len(str(_plain(value)))
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return sum(self._size(item, _down(nodes, part)) for part, item in items)
+
     def agreement(self, values: Sequence[Json], fields: Sequence[str] | None = None) -> Agreement:
         """How far `values` (at least one) agree on `fields` (default: all)."""
         count, majority = self._majority(values, fields)

@@ -153,13 +153,17 @@ def comparisons(ladder: Ladder, trail: Sequence[Event]) -> list[Compared]:
 
 
 def _compared(ladder: Ladder, tier: str, value: Json, theirs: Json) -> list[Compared]:
-    grader, last = ladder.grader or Grader.of(ladder.policy), ladder.policy.tiers[-1].name
+    grader, last = _grader(ladder), ladder.policy.tiers[-1].name
     try:
         same = grader.same(value, theirs)
         return [Compared(tier, last, same, () if same else grader.differing(value, theirs))]
     except ValueError as err:  # a user's comparator: an answer that is paid for is not lost for it
         log.warning("the answers of %s and %s cannot be compared: %s", tier, last, err)
         return []
+
+
+def _grader(ladder: Ladder) -> Grader:
+    return ladder.grader or Grader.of(ladder.policy)
 
 
 def _own_purse(policy: Policy) -> Purse | None:
@@ -184,6 +188,7 @@ class _Climb:
         self.call: Call | None = None  # the tier's first call, without repairs: what samples and votes repeat
         self.asked: Call | None = None  # the call in flight
         self.case: Case | None = None
+        self.size = 0  # of the case's value: see signals.of_answer
         self.values: dict[int, Json] = {}
         self.heard: dict[Call, Answer] = {}  # answers of gates' calls: a repaired answer is measured against the same votes
         self.early: dict[Call, asyncio.Task[tuple[Tried | Failed, Answer | Exception]]] = {}
@@ -368,6 +373,7 @@ class _Climb:
         assert isinstance(tried, Tried)
         read = self.ladder.read(tried.text)
         self.values[at] = read.value
+        self.size = _grader(self.ladder).size(read.value)
         self.case = Case(self.inputs, tried.text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
                          read.problem, read.notes)
         return self.case
@@ -378,7 +384,7 @@ class _Climb:
         assert at is not None, "a check follows an answer"
         tried = self.trail[at]
         assert isinstance(tried, Tried)
-        return replace(case, signals=signals.gather(tried, case.notes, verdicts(self.trail, at)))
+        return replace(case, signals=signals.gather(tried, case.notes, self.size, verdicts(self.trail, at)))
 
 
 def _why(finish: Finish, trail: Sequence[Event]) -> str:

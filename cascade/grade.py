@@ -35,6 +35,10 @@ class Grader:
         """The JSON pointers of the fields on which they differ."""
         return self.comparators.differing(a, b)
 
+    def size(self, value: Json) -> int:
+        """How many characters are compared, in canonical form: see `signals.of_answer`."""
+        return self.comparators.size(value)
+
     def problem(self, gold: Json) -> str | None:
         """What is wrong with the shape of a gold, None if it can be held against answers of the policy's schema."""
         if self.schema is None:

@@ -24,10 +24,10 @@ class Looked(Protocol):
     def signals(self) -> Mapping[str, float]: ...
 
 
-def of_answer(tried: Tried, notes: Iterable[str]) -> dict[str, float]:
-    """The answer's own numbers: its length and tokens (natural logarithms of 1 + n), how it had to be extracted, repairs, and what the
-    provider gave (log-probabilities). A number that is not known is left out."""
-    found = {"answer.chars": math.log1p(len(tried.text)), "answer.repairs": float(tried.repair)}
+def of_answer(tried: Tried, notes: Iterable[str], size: int) -> dict[str, float]:
+    """The answer's own numbers: its length, tokens and `size`, the characters of what is compared in it (natural logarithms of 1 + n), how
+    it had to be extracted, repairs, and what the provider gave (log-probabilities). A number that is not known is left out."""
+    found = {"answer.chars": math.log1p(len(tried.text)), "answer.size": math.log1p(size), "answer.repairs": float(tried.repair)}
     if tried.usage is not None:
         found["answer.tokens"] = math.log1p(tried.usage.output)
         found["answer.prompt_tokens"] = math.log1p(tried.usage.input)
@@ -46,9 +46,9 @@ def of_check(checked: Looked | Checked) -> dict[str, float]:
     return found
 
 
-def gather(tried: Tried, notes: Iterable[str], checks: Iterable[Looked | Checked]) -> dict[str, float]:
+def gather(tried: Tried, notes: Iterable[str], size: int, checks: Iterable[Looked | Checked]) -> dict[str, float]:
     """All of them; finite numbers only."""
-    found = of_answer(tried, notes)
+    found = of_answer(tried, notes, size)
     for checked in checks:
         found.update(of_check(checked))
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -256,3 +256,20 @@ def test_comparison_is_reflexive_and_symmetric_and_agrees_with_the_canonical_for
 def test_the_json_schema_of_compare_names_every_comparator() -> None:
     assert compare_schema()["anyOf"][0] == {"enum": list(COMPARATORS)}
     assert set(compare_schema()["anyOf"][1]["properties"]) == set(COMPARATORS)
+
+
+@pytest.mark.parametrize(
+    ("compare", "value", "size"),
+    [
+        ({}, {"a": "four", "b": [1, 22]}, 7),
+        ({}, None, 0),
+        ({}, "text", 4),
+        ({"a": {"ignore": {}}}, {"a": "a long reasoning", "b": 18}, 2),
+        ({"b": {"number": {"parse": True}}}, {"b": "$18.00"}, 2),
+        ({"b": {"number": {"tolerance": 0.5, "parse": True}}}, {"b": "$18.00"}, 2),
+        ({"b": {"text": {}}}, {"b": "  two words "}, 9),
+        ({"b.c": {"ignore": {}}}, {"b": [{"c": "x", "d": "yz"}, {"d": "w"}]}, 3),
+    ],
+)
+def test_the_size_is_the_characters_that_are_compared(compare: dict[str, object], value: object, size: int) -> None:
+    assert Comparators.load(compare).size(value) == size

@@ -227,7 +227,7 @@ def test_a_calibrated_gate_is_computed_from_what_was_recorded() -> None:
 NAMES_OF_TIERS = ("a", "b", "c")
 SCORES = st.sampled_from([None, 0.0, 0.3, 0.67, 1.0])
 COSTS = st.sampled_from(["0", "0.00001", "0.0023", "1.5", None])
-WEIGH = {"signals": ["answer.chars", "agrees.score"], "mean": [2.0, 0.5], "scale": [1.0, 0.4], "weights": [0.3, 1.0], "intercept": -0.2, "optional": ["agrees.score"]}
+WEIGH = {"signals": ["answer.size", "agrees.score"], "mean": [2.0, 0.5], "scale": [1.0, 0.4], "weights": [0.3, 1.0], "intercept": -0.2, "optional": ["agrees.score"]}
 
 
 @st.composite

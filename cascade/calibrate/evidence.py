@@ -63,7 +63,7 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
             raise InputError(f"{place}: recorded with another policy: {', '.join(differs[:5])}. Record again with this policy")
         if recording.gold is not UNKNOWN and (problem := grader.problem(recording.gold)):
             raise InputError(f"{place}: {problem}")
-        rows.append((id, recording, [_tier(policy, k, recording, read, place) for k in range(len(policy.tiers))]))
+        rows.append((id, recording, [_tier(policy, k, recording, read, grader, place) for k in range(len(policy.tiers))]))
     if not rows:
         raise InputError("there is no recording in it: make some with cascade record")
     rows.sort(key=lambda row: _order(row[0]))
@@ -96,7 +96,7 @@ class _Answer:
     asked: bool
 
 
-def _tier(policy: Policy, k: int, recording: Recording, read: object, place: str) -> _Answer:
+def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Grader, place: str) -> _Answer:
     tier = policy.tiers[k]
     trail = recording.outcome.trail
     cost = 0.0
@@ -118,7 +118,7 @@ def _tier(policy: Policy, k: int, recording: Recording, read: object, place: str
     assert isinstance(tried, Tried)
     found = read(tried.text)  # type: ignore[operator]
     checks = verdicts(trail, at)
-    numbers = signals.gather(tried, found.notes, checks)
+    numbers = signals.gather(tried, found.notes, grader.size(found.value), checks)
     hard = {gate.name for gate in tier.gates if not gate.asks}
     passed = found.problem is None and hard <= {c.gate for c in checks if c.passed}
     return _Answer(found.problem is None, found.value, numbers, passed, cost, asked)

@@ -68,6 +68,7 @@ class Fast:
     def __init__(self, walker: Walker) -> None:
         policy = self.policy = walker.policy
         self.read: Callable[[str], Extracted] = walker.read
+        self.grader = walker.grader
         early = {tier: {gate.name: frozenset(models) for gate, models in gates} for tier, gates in walker.early.items()}
         self.tiers = tuple(_Tier(tier.name, tuple(_gate(gate, early[tier.name]) for gate in tier.gates), tuple(early[tier.name].items()), tier.repair)
                            for tier in policy.tiers)  # fmt: skip
@@ -160,7 +161,7 @@ class Fast:
             if gate.weigh is options:
                 break
             before.append(_Looked(gate.name, answer.checks[gate.name]))
-        return score(options, signals.gather(_Said(event), read.notes, before))  # type: ignore[arg-type]
+        return score(options, signals.gather(_Said(event), read.notes, self.grader.size(read.value), before))  # type: ignore[arg-type]
 
 
 class _Said:

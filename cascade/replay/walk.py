@@ -11,6 +11,7 @@ from cascade.budget import Purse
 from cascade.decide import answered, decide, verdicts
 from cascade.errors import BudgetExceeded, InputError
 from cascade.extract import Extracted
+from cascade.grade import Grader
 from cascade.reading import reader
 from cascade.recording import Recording
 from cascade.replay.worst import Worst
@@ -45,6 +46,7 @@ class Walker:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.read: Callable[[str], Extracted] = reader(policy)
+        self.grader = Grader.of(policy)
         self.worst = Worst(policy) if policy.budget_per_request is not None else None
         self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.kind in EARLY]
                       for tier in policy.tiers}
@@ -220,7 +222,8 @@ class _Walk:
         tried = self.trail[at]
         assert isinstance(tried, Tried)
         read = self.walker.read(tried.text)
-        weighed = 0.0 if read.problem is not None else score(gate.options, signals.gather(tried, read.notes, verdicts(self.trail, at)))
+        size = self.walker.grader.size(read.value)
+        weighed = 0.0 if read.problem else score(gate.options, signals.gather(tried, read.notes, size, verdicts(self.trail, at)))
         return Checked(tier.name, gate.name, weighed, gate.threshold, False)
 
     # ------------------------------------------------------------ money
