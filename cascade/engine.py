@@ -276,8 +276,10 @@ class _Climb:
             self.trail.append(Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
                                     signals=known.signals))
             return
-        event, _ = await self._ask(call, tier, None, repair)
+        event, result = await self._ask(call, tier, None, repair)
         self.trail.append(event)
+        if isinstance(result, Answer) and not self.exploring:
+            self.heard[call] = result  # a gate above that wants this model's vote has it
 
     async def _ask(self, call: Call, tier: Tier, gate: str | None, repair: int = 0) -> tuple[Tried | Failed, Answer | Exception]:
         """One call, metered: its event, and its answer or why there is none. The budget is asked before the model is."""

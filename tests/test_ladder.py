@@ -328,7 +328,7 @@ def test_sync_face_works_plainly_and_inside_a_running_loop() -> None:
 
 
 def test_any_number_of_tiers() -> None:
-    tiers = "".join(f"  - {{name: t{n}, model: openai/small, params: {{reasoning_effort: low}}}}\n" for n in range(6))
+    tiers = "".join(f"  - {{name: t{n}, model: openai/small, max_tokens: {100 + n}, params: {{reasoning_effort: low}}}}\n" for n in range(6))
     models = Models(small=[BAD, BAD, BAD, BAD, BAD, GOOD])
     outcome = answer(ladder(tiers, models))
     assert (outcome.status, outcome.tier, len(models.calls)) == ("accepted", "t5", 6)

@@ -197,6 +197,25 @@ def test_what_was_asked_once_is_paid_once_by_whoever_is_there(tiers: str) -> Non
     assert [row.seen for row in table(policy, map(to_line, made))] == found
 
 
+HEARD_BELOW = """
+tiers:
+  - {name: small, model: p/small, gates: [schema, {check: "total % 2 == 0"}]}
+  - {name: middle, model: p/middle, gates: [schema, {agreement: {with: p/small}}]}
+  - {name: surer, model: p/middle, gates: [schema, {agreement: {with: [p/small, p/other]}}]}
+  - {name: big, model: p/big, gates: [schema, {agreement: {with: p/middle}}]}
+"""
+
+
+@pytest.mark.parametrize("dropped", [[], ["small"], ["middle"], ["surer"], ["small", "middle"], ["middle", "surer"]], ids=str)
+def test_what_a_tier_below_has_said_is_heard_for_nothing(dropped: list[str]) -> None:
+    made = recorded(sums(HEARD_BELOW))
+    policy = sums("\n".join(line for line in HEARD_BELOW.splitlines() if not any(f"name: {name}," in line for name in dropped)))
+    walker = Walker(policy)
+    found = [see(policy, walker.walk(one)) for one in made]
+    assert [(s.status, s.tier, s.cost) for s in found] == [(o.status, o.tier, o.cost_usd) for o in served(policy)]
+    assert [row.seen for row in table(policy, map(to_line, made))] == found
+
+
 def test_a_shadow_of_the_engine_is_replayed_too() -> None:
     policy = sums(more="shadow: 1.0\n")
     cascade = Cascade(policy, ask=ask, cache=CacheSettings(backend="off"))

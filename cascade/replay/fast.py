@@ -74,7 +74,8 @@ class Fast:
                            for tier in policy.tiers)  # fmt: skip
         self.roomy = None if walker.worst is None else Roomy(policy, walker.worst)
         self.exhausted = policy.outcomes.exhausted
-        self.usable = not any(walker.shared.values()) and not _twice(policy, early)
+        shared = (walker.heard_by_gate, walker.heard_by_tier, walker.known_votes)
+        self.usable = not any(any(one.values()) for one in shared) and not _twice(policy, early)
 
     def play(self, row: Mapping[str, Any], last: str | None) -> tuple[Seen, Reference] | None:
         """What `see(walk(…))` and `reference` say of the row; None for `walk` to say. Raises whatever a row that is not whole raises."""

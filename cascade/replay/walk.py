@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from cascade import signals, verifiers
+from cascade import sharing, signals, verifiers
 from cascade.budget import Purse
 from cascade.decide import answered, decide, verdicts
 from cascade.errors import BudgetExceeded, InputError
@@ -15,11 +15,9 @@ from cascade.grade import Grader
 from cascade.reading import reader
 from cascade.recording import Recording
 from cascade.replay.worst import Worst
-from cascade.types import Check, Checked, Compared, Document, Event, Failed, Finish, Gate, Policy, Repair, Skipped, Tier, Trail, Tried, Try
+from cascade.types import Check, Checked, Compared, Event, Failed, Finish, Gate, Policy, Repair, Skipped, Tier, Trail, Tried, Try
 from cascade.verifiers.calibrated import score
 
-EARLY = frozenset({"agreement"})
-"""Kinds of gates whose calls are made, and so paid, beside the tier's own."""
 NEVER_ASKED = frozenset({"budget", "run_budget", "configuration"})
 """Failures that say nothing of the model: the recording's own money or settings were at fault."""
 UNASKED = frozenset({"budget", "run_budget"})
@@ -48,29 +46,20 @@ class Walker:
         self.read: Callable[[str], Extracted] = reader(policy)
         self.grader = Grader.of(policy)
         self.worst = Worst(policy) if policy.budget_per_request is not None else None
-        self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.kind in EARLY]
+        self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.kind in sharing.EARLY]
                       for tier in policy.tiers}
-        self.shared = shared_calls(policy)
-        self.late = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates if gate.kind not in EARLY}
+        calls = sharing.calls(policy)
+        self.heard_by_gate = {name: frozenset(vote for vote, call in calls.votes.items() if call == own and vote[0] != name)
+                              for name, own in calls.own.items()}  # fmt: skip
+        self.heard_by_tier = {name: frozenset(tier for tier, call in calls.own.items() if call == own and tier != name)
+                              for name, own in calls.own.items()}  # fmt: skip
+        self.known_votes = {vote: frozenset(tier for tier, own in calls.own.items() if own == call and tier != vote[0])
+                            for vote, call in calls.votes.items()}  # fmt: skip
+        self.late = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates if gate.kind not in sharing.EARLY}
 
     def walk(self, recording: Recording) -> Trail:
         """See `walk`."""
         return _Walk(self, recording).to_the_end()
-
-
-def shared_calls(policy: Policy) -> dict[str, frozenset[tuple[str, str, str]]]:
-    """For each tier, the votes (tier, gate, model) whose call is the tier's own: the engine does not ask for the same thing twice."""
-    params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
-    votes = []
-    for tier in policy.tiers:
-        for gate in tier.gates:
-            if gate.kind in EARLY and not gate.options.get("prompt"):
-                most = {"max_tokens": gate.options["max_tokens"]} if gate.options.get("max_tokens") else {}
-                asked = Document({"max_tokens": params[tier.name].json["max_tokens"], **(gate.options.get("params") or {}), **most})
-                votes += [(tier.name, gate.name, model, asked) for model in verifiers.models(gate.kind, gate.options)]
-    return {tier.name: frozenset((name, gate, model) for name, gate, model, asked in votes
-                                 if tier.carry == "nothing" and name != tier.name and model == tier.model and asked == params[tier.name])
-            for tier in policy.tiers}  # fmt: skip
 
 
 class _Walk:
@@ -131,9 +120,10 @@ class _Walk:
         return event
 
     def _heard(self, tier: Tier) -> bool:
-        """Whether a gate has asked the tier's very call before: then its answer is there already."""
-        same = self.walker.shared[tier.name]
-        return bool(same) and any(isinstance(e, Tried) and (e.tier, e.gate, e.model) in same for e in self.trail)
+        """Whether a gate or a tier has asked the tier's very call before: then its answer is there already."""
+        votes, tiers = self.walker.heard_by_gate[tier.name], self.walker.heard_by_tier[tier.name]
+        return bool(votes or tiers) and any(
+            isinstance(e, Tried) and ((e.tier, e.gate, e.model) in votes if e.gate else e.tier in tiers and not e.repair) for e in self.trail)
 
     # ------------------------------------------------------------ what gates asked
 
@@ -143,11 +133,18 @@ class _Walk:
             own: dict[tuple[str, int], int] = {}
             for i, event in self._votes(tier.name, gate.name, range(len(self.tape))):
                 own.setdefault((event.model, event.sample), i)
+            known = {model for model in models if self._known(tier, gate, model)}
+            self.paid.update(i for (model, _), i in own.items() if model in known)
             taken = [i for i in own.values() if i not in self.paid]
             for model in models:
-                if all(model != m for m, _ in own):
+                if model not in known and all(model != m for m, _ in own):
                     taken += self._lent(tier.name, gate.name, model)
             self._pay(tier, gate, taken)
+
+    def _known(self, tier: Tier, gate: Gate, model: str) -> bool:
+        """Whether a tier below made this very call: its answer is the vote, and costs nothing."""
+        tiers = self.walker.known_votes[tier.name, gate.name, model]
+        return bool(tiers) and any(isinstance(e, Tried) and e.gate is None and not e.repair and e.tier in tiers for e in self.trail)
 
     def _lent(self, tier: str, gate: str, model: str) -> list[int]:
         """The place of that model's vote for a gate whose calls were made for another one; [] when none was."""
