@@ -112,7 +112,7 @@ def subset(evidence: Evidence, at: np.ndarray, fit: int) -> Evidence:
     fitting[:fit] = True
     return replace(
         evidence, ids=tuple(evidence.ids[i] for i in at), inputs=(), value=(), passed=evidence.passed[:, at], same=evidence.same[:, at],
-        right=evidence.right[:, at], cost=evidence.cost[:, at], fitting=fitting,
+        right=evidence.right[:, at], declared=evidence.declared[:, at], call_cost=evidence.call_cost[:, at], fitting=fitting,
         signals=tuple(tuple(tier[i] for i in at) for tier in evidence.signals))  # fmt: skip
 
 
@@ -127,7 +127,7 @@ class Held:
 def look(evidence: Evidence, fits: Any, cuts: path.Cuts, at: np.ndarray) -> Held:
     """A policy on the rows `at`."""
     scores = [fit.predict([evidence.signals[k][i] for i in at]) for k, fit in enumerate(fits)]
-    served = path.serve(cuts, scores, evidence.passed[:, at], evidence.cost[:, at])
+    served = path.serve(cuts, scores, evidence, at)
     right = evidence.right[served.tier, at] - evidence.right[-1, at].astype(float)
     return Held(1 - served.cost.sum() / evidence.cost[-1, at].sum(), float(right.mean()))
 
@@ -145,7 +145,7 @@ def tuned(evidence: Evidence, least: float, repeats: int, folds: int = 5) -> Hel
             fits, oof, _ = learn._scores(part, "gold")
             cuts = path.find(part, oof, np.arange(len(train)), learn._risk(part, oof))
             loss = learn._loss(part, "gold")
-            served = [path.serve(c, oof, part.passed, part.cost) for c in cuts]
+            served = [path.serve(c, oof, part) for c in cuts]
             good = [i for i, s in enumerate(served) if -loss[s.tier, np.arange(len(train))].mean() >= least - 1e-12]
             found.append(look(evidence, fits, cuts[min(good, key=lambda i: served[i].cost.mean())], test))
     return Held(float(np.mean([h.saving for h in found])), float(np.mean([h.delta for h in found])))
@@ -197,9 +197,9 @@ def _page(folder: Path, repeats: int, only: str | None) -> Iterator[str]:
         everything = np.arange(len(evidence.ids))
         level, point = tuned(evidence, 0.0, 4), tuned(evidence, -0.01, 4)
         lower = len(task.tiers) - 1
-        cheap = path.serve((*[None] * (lower - 1), 0.0), [np.ones(len(everything))] * lower, evidence.passed, evidence.cost)
+        cheap = path.serve((*[None] * (lower - 1), 0.0), [np.ones(len(everything))] * lower, evidence)
         agree = np.array([s.get("agrees0.score", 0.0) >= 1 for s in evidence.signals[lower - 1]])
-        votes = path.serve((*[None] * (lower - 1), 0.5), [agree.astype(float)] * lower, evidence.passed, evidence.cost)
+        votes = path.serve((*[None] * (lower - 1), 0.5), [agree.astype(float)] * lower, evidence)
 
         def told(served: path.Served, evidence: Evidence = evidence, everything: np.ndarray = everything) -> str:
             delta = (evidence.right[served.tier, everything] - evidence.right[-1].astype(float)).mean()

@@ -31,9 +31,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Point:
-    """One policy of the path: a threshold for each tier below the last, None = this tier is not asked at all.
+    """One policy: a threshold for each tier below the last, None = this tier is not asked at all.
 
-    `harm` and `benefit` are of `rows` held-out rows; `p` is the exact p-value; `cost_per_request` is in dollars on all rows.
+    `gates` (by tier: gate and threshold) are those of the policy as it was declared: then they decide, and no score does. `harm` and
+    `benefit` are of `rows` rows that had no say in it; `p` is the exact p-value; `cost_per_request` is in dollars on all rows.
     """
 
     thresholds: Mapping[str, float | None]
@@ -43,6 +44,7 @@ class Point:
     benefit: int
     p: float
     certified: bool
+    gates: Mapping[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,23 @@ def problems(policy: Policy, thresholds: Thresholds) -> list[str]:
 def apply(policy: Policy, thresholds: Thresholds, point: int | None = -1) -> Policy:
     """The policy with the thresholds of a step (default: the chosen one; None: only the last tier) in place.
 
-    Gates that ask models only advise; a last gate weighs all signals. Tiers that are never to be asked are left out.
+    Of a learned step, gates that ask models only advise, and a last gate weighs all signals. Tiers that are never to be asked are left out.
     The caller takes care of the digest.
     """
     at = thresholds.chosen if point == -1 else point
     if at is None:
         return replace(policy, tiers=policy.tiers[-1:])
     step = thresholds.steps[at]
-    tiers = [_scored(tier, thresholds.scores[tier.name], cut) for tier in policy.tiers[:-1]
-             if (cut := step.thresholds.get(tier.name)) is not None and tier.name in thresholds.scores]
+    if step.gates is not None:
+        tiers = [_declared(tier, step.gates[tier.name]) for tier in policy.tiers[:-1] if tier.name in step.gates]
+    else:
+        tiers = [_scored(tier, thresholds.scores[tier.name], cut) for tier in policy.tiers[:-1]
+                 if (cut := step.thresholds.get(tier.name)) is not None and tier.name in thresholds.scores]
     return replace(policy, tiers=(*tiers, policy.tiers[-1]))
+
+
+def _declared(tier: Tier, thresholds: Mapping[str, float]) -> Tier:
+    return replace(tier, gates=tuple(replace(gate, threshold=thresholds.get(gate.name, gate.threshold)) for gate in tier.gates))
 
 
 def _scored(tier: Tier, score: Score, cut: float) -> Tier:

@@ -31,14 +31,16 @@ prompt: "Add {{ question }}"
 schema: {type: object, properties: {answer: {type: integer}}, required: [answer]}
 providers: {p: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null}}
 cache: {backend: off}
-pricing: {p/small: {input: 0, output: 0}, p/other: {input: 0, output: 0}, p/big: {input: 0, output: 0}}
+pricing: {p/tiny: {input: 0, output: 0}, p/small: {input: 0, output: 0}, p/other: {input: 0, output: 0}, p/big: {input: 0, output: 0}}
 tiers:
   - name: small
     model: p/small
     gates: [schema, {agreement: {with: p/other, threshold: 1.0}}]
   - {name: big, model: p/big, gates: [schema]}
 """
-COST = {"p/small": Decimal("0.001"), "p/other": Decimal("0.001"), "p/big": Decimal("0.03")}
+SAMPLED = POLICY.replace("agreement: {with: p/other, threshold: 1.0}", "consistency: {samples: 2}")
+"""Nothing but learned policies can be certified for it: no other model is asked."""
+COST = {"p/tiny": Decimal("0.001"), "p/small": Decimal("0.001"), "p/other": Decimal("0.001"), "p/big": Decimal("0.03")}
 Wrong = Callable[[str, int], bool]
 
 
@@ -131,9 +133,9 @@ def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, polic
 
     async def ask(call: Call) -> Answer:
         i = int(call.messages[-1].content.split()[1])
-        model = call.model
+        model = "p/other" if call.sample else call.model
         value = i + 7 * (1 + len(model)) if wrong(model, i) else i
-        return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[model], model=model)
+        return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[model], model=call.model)
 
     cascade = Cascade(load(str(file), calibrated=False), ask=ask, cache=CacheSettings(backend="off"))
 
@@ -144,21 +146,21 @@ def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, polic
     return [(f"trails.jsonl:{i}", r) for i, r in enumerate(asyncio.run(all_of_them()), 1)]
 
 
-def evidence(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True) -> Evidence:
-    found = recordings(tmp_path, rows, wrong, gold)
+def evidence(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = SAMPLED) -> Evidence:
+    found = recordings(tmp_path, rows, wrong, gold, policy)
     return gather(load(str(tmp_path / "sums.yaml"), calibrated=False), found)
 
 
 def sometimes(model: str, i: int) -> bool:
     """small errs on a tenth, other on another tenth, big on one in fifty."""
-    return {"p/small": i % 10 == 3, "p/other": i % 10 == 6, "p/big": i % 50 == 9}[model]
+    return {"p/tiny": i % 5 == 1, "p/small": i % 10 == 3, "p/other": i % 10 == 6, "p/big": i % 50 == 9}[model]
 
 
 def cheap_ones_err(model: str, i: int) -> bool:
     return model != "p/big" and sometimes(model, i)
 
 
-def test_agreement_is_learned_and_certified(tmp_path: Path) -> None:
+def test_a_signal_is_learned_and_certified(tmp_path: Path) -> None:
     found = learn.calibrate(evidence(tmp_path, 450, cheap_ones_err), learn.Goal(max_loss=0.02))
     chosen = found.thresholds.chosen
     assert chosen is not None
@@ -185,6 +187,46 @@ def test_too_few_rows_are_infeasible_and_say_how_many_more(tmp_path: Path) -> No
     found = learn.calibrate(evidence(tmp_path, 120, sometimes), learn.Goal(max_loss=0.02))
     assert found.thresholds.chosen is None
     assert found.more_rows == math.ceil((149 - 60) * 1.5)
+    declared = learn.calibrate(evidence(tmp_path, 120, cheap_ones_err, policy=POLICY), learn.Goal(max_loss=0.02))
+    assert (declared.thresholds.chosen, declared.more_rows) == (None, 149 - 120)
+
+
+def test_the_policy_as_declared_comes_first_and_all_rows_test_it(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 180, cheap_ones_err, policy=POLICY), learn.Goal(max_loss=0.02))
+    first = found.thresholds.steps[0]
+    assert (first.gates, first.rows, first.harm, first.certified) == ({"small": {"agreement": 1.0}}, 180, 0, True)
+    assert found.thresholds.statement.startswith("With 95 % confidence the ladder is right at most 2 points less often than always big (180 rows: 0 harm")
+
+
+def test_a_declared_policy_that_fails_leaves_little_for_the_learned_ones(tmp_path: Path) -> None:
+    careless = POLICY.replace("threshold: 1.0", "threshold: 0.0")
+    few = learn.calibrate(evidence(tmp_path, 240, cheap_ones_err, policy=careless), learn.Goal(max_loss=0.05))
+    assert few.next is not None
+    assert (few.thresholds.chosen, few.next.point.gates) == (None, {"small": {"agreement": 0.0}})
+    many = learn.calibrate(evidence(tmp_path, 900, cheap_ones_err, policy=careless), learn.Goal(max_loss=0.05))
+    chosen = many.thresholds.chosen
+    assert chosen is not None
+    assert many.thresholds.steps[chosen].gates is None
+    assert all(step.p <= 0.01 for step in many.thresholds.steps), "a fifth of 5 %"
+
+
+def test_a_tier_that_no_other_model_is_asked_about_is_left_out_of_the_declared_policy(tmp_path: Path) -> None:
+    three = POLICY.replace("  - name: small", "  - {name: tiny, model: p/tiny, gates: [schema]}\n  - name: small")
+    found = learn.calibrate(evidence(tmp_path, 300, cheap_ones_err, policy=three), learn.Goal(max_loss=0.02))
+    assert found.thresholds.steps[0].thresholds == {"tiny": None, "small": 1.0}
+    served = thresholds.apply(load(str(tmp_path / "sums.yaml")), found.thresholds, 0)
+    assert [(tier.name, [(gate.name, gate.advisory) for gate in tier.gates]) for tier in served.tiers] == [
+        ("small", [("schema", False), ("agreement", False)]), ("big", [("schema", False)])]
+
+
+def test_a_call_that_two_tiers_make_is_paid_once(tmp_path: Path) -> None:
+    surer = POLICY.replace("  - {name: big", "  - name: surer\n    model: p/small\n    gates: [schema, {agreement: {with: [p/other, p/tiny]}}]\n  - {name: big")
+    found = evidence(tmp_path, 30, sometimes, policy=surer)
+    alone = [0.002, 0.003, 0.03]
+    assert found.cost[:, 0].tolist() == pytest.approx(alone)
+    never = [np.zeros(30), np.zeros(30)]
+    assert path.serve((0.5, 0.5), never, found).cost.tolist() == pytest.approx([0.002 + 0.001 + 0.03] * 30)
+    assert path.serve((None, 0.5), never, found).cost.tolist() == pytest.approx([0.003 + 0.03] * 30)
 
 
 def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
@@ -205,18 +247,19 @@ def test_labels_are_asked_only_where_answers_differ_and_lead_on(tmp_path: Path) 
     found = evidence(tmp_path, 450, sometimes)
     half = replace(found, right=np.where(np.arange(450) % 2 == 0, found.right, -1).astype(np.int8))
     first = learn.calibrate(half, learn.Goal(max_loss=0.02, reference="gold"))
-    tier = path.serve(tuple(first.next.thresholds.values()) if first.next else (None,), first.scores, half.passed, half.cost).tier
-    assert first.unlabelled, "some of the rows without gold differ"
-    assert all(not half.same[tier[i], i] and half.right[-1, i] < 0 for i in first.unlabelled)
-    text = labels.write(half, first.unlabelled, [int(tier[i]) for i in first.unlabelled])
+    assert first.next is not None
+    tier, unlabelled = first.next.served.tier, first.next.unlabelled
+    assert unlabelled, "some of the rows without gold differ"
+    assert all(not half.same[tier[i], i] and half.right[-1, i] < 0 for i in unlabelled)
+    text = labels.write(half, unlabelled, [int(tier[i]) for i in unlabelled])
     assert "small" not in text
     assert "big" not in text
     lines = text.splitlines()
     said = [lines[0], *(line + ("a" if line.split(",")[-3].count(f'{found.ids[0]}') < 0 else "neither") for line in lines[1:])]
     labelled = labels.apply(half, labels.read("\n".join(said), "to_label.csv"))
-    assert (labelled.right[-1, list(first.unlabelled)] == 0).all()
+    assert (labelled.right[-1, list(unlabelled)] == 0).all()
     second = learn.calibrate(labelled, learn.Goal(max_loss=0.02, reference="gold"))
-    assert not set(second.unlabelled) & set(first.unlabelled)
+    assert second.next is None or not set(second.next.unlabelled) & set(unlabelled)
 
 
 @pytest.mark.parametrize(
@@ -249,19 +292,20 @@ def run(*args: str) -> tuple[int, str]:
 
 def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    trails = write(tmp_path, recordings(tmp_path, 450, cheap_ones_err))
+    trails = write(tmp_path, recordings(tmp_path, 450, cheap_ones_err, policy=SAMPLED))
     code, said = run("sums.yaml", str(trails), "--max-loss", "0.02")
     assert code == 0, said
     assert "small: serves 80 %" in said
-    (tmp_path / "sums.yaml").write_text(POLICY + "thresholds: sums.thresholds.json\n")
+    (tmp_path / "sums.yaml").write_text(SAMPLED + "thresholds: sums.thresholds.json\n")
     checked = CliRunner().invoke(app, ["check", "sums.yaml"])
     assert checked.exit_code == 0, checked.output
     policy = load("sums.yaml")
-    assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates] == [("schema", False), ("agreement", True), ("calibrated", False)]
+    assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates] == [("schema", False), ("consistency", True), ("calibrated", False)]
 
     async def ask(call: Call) -> Answer:
         i = int(call.messages[-1].content.split()[1])
-        value = i + len(call.model) if sometimes(call.model, i) else i
+        model = "p/other" if call.sample else call.model
+        value = i + len(model) if sometimes(model, i) else i
         return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[call.model], model=call.model)
 
     with Cascade(policy, ask=ask) as cascade:
@@ -279,7 +323,7 @@ def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Pa
     ],
 )
 def test_a_certificate_of_another_policy_is_refused_saying_what_changed(tmp_path: Path, old: str, new: str, says: str) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(max_loss=0.02))
+    found = learn.calibrate(evidence(tmp_path, 450, sometimes, policy=POLICY), learn.Goal(max_loss=0.02))
     (tmp_path / "sums.thresholds.json").write_bytes(thresholds.dumps(found.thresholds))
     (tmp_path / "sums.yaml").write_text(POLICY.replace(old, new) + "thresholds: sums.thresholds.json\n")
     with pytest.raises(PolicyError, match=says):

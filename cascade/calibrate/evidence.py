@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade import binding, signals
+from cascade import binding, sharing, signals
 from cascade.decide import verdicts
 from cascade.errors import InputError
 from cascade.grade import Grader
 from cascade.reading import reader
 from cascade.recording import UNKNOWN, Recording
-from cascade.types import Json, Policy, Skipped, Tried
+from cascade.types import Event, Failed, Json, Policy, Skipped, Tier, Tried
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -28,7 +30,9 @@ class Evidence:
     """Shapes (rows,) and (tiers, rows); tiers are the ladder's, the last is the reference.
 
     `value` holds each tier's answer, None when there was none. `right` is against gold, -1 where that is not known. `same` is against
-    the last tier. `fitting` marks the rows that fit scores and the path; the others certify. Costs are dollars of a tier with its gates.
+    the last tier. `declared`: every gate passed at the policy's own threshold. `fitting` marks the rows that fit scores and the path; the
+    others certify. `calls` are the numbers of each tier's calls; `call_cost` (calls, rows) their dollars: a call that two tiers make is paid
+    once.
     """
 
     policy: Policy
@@ -39,7 +43,9 @@ class Evidence:
     passed: Bools
     same: Bools
     right: NDArray[np.int8]
-    cost: Floats
+    declared: Bools
+    calls: tuple[tuple[int, ...], ...]
+    call_cost: Floats
     fitting: Bools
 
     @property
@@ -47,11 +53,17 @@ class Evidence:
         """The tiers below the last, cheapest first."""
         return tuple(tier.name for tier in self.policy.tiers[:-1])
 
+    @cached_property
+    def cost(self) -> Floats:
+        """Shape (tiers, rows): dollars of each tier with its gates, when it is asked alone."""
+        return np.array([self.call_cost[list(numbers)].sum(axis=0) for numbers in self.calls])
+
 
 def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evidence:
     """The evidence of recordings, each with its place (`file:line`). InputError says what cannot be used, and what is needed."""
     _suitable(policy)
     read, grader, now = reader(policy), Grader.of(policy), binding.digests(policy)
+    calls = sharing.calls(policy)
     seen: dict[str, str] = {}
     rows = []
     for place, recording in recordings:
@@ -63,7 +75,7 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
             raise InputError(f"{place}: recorded with another policy: {', '.join(differs[:5])}. Record again with this policy")
         if recording.gold is not UNKNOWN and (problem := grader.problem(recording.gold)):
             raise InputError(f"{place}: {problem}")
-        rows.append((id, recording, [_tier(policy, k, recording, read, grader, place) for k in range(len(policy.tiers))]))
+        rows.append((id, recording, [_tier(policy, k, recording, read, grader, calls, place) for k in range(len(policy.tiers))]))
     if not rows:
         raise InputError("there is no recording in it: make some with cascade record")
     rows.sort(key=lambda row: _order(row[0]))
@@ -76,13 +88,20 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
             same[j, i] = tier.answered and tiers[-1].answered and grader.same(tier.value, tiers[-1].value)
             if recording.gold is not UNKNOWN:
                 right[j, i] = tier.answered and grader.right(tier.value, recording.gold)
+    numbers: dict[Hashable, int] = {}
+    of_tier = tuple(tuple(numbers.setdefault(call, len(numbers)) for call in _calls_of(tier, calls)) for tier in policy.tiers)
+    call_cost = np.zeros((len(numbers), len(rows)))
+    for i, (_, _, tiers) in enumerate(rows):
+        for tier in tiers:
+            for call, cost in tier.costs.items():
+                call_cost[numbers[call], i] = max(call_cost[numbers[call], i], cost)
     fitting = np.zeros(len(rows), bool)
     fitting[: max(round(len(rows) * FIT_SHARE), min(FEWEST_TO_FIT, len(rows) // 2))] = True
     return Evidence(
         policy, tuple(row[0] for row in rows), tuple(row[1].inputs for row in rows),
         tuple(tuple(row[2][j].value for row in rows) for j in range(k)), tuple(tuple(row[2][j].signals for row in rows) for j in range(k)),
         np.array([[row[2][j].passed for row in rows] for j in range(k)]), same, right,
-        np.array([[row[2][j].cost for row in rows] for j in range(k)]), fitting,
+        np.array([[row[2][j].declared for row in rows] for j in range(k)]), of_tier, call_cost, fitting,
     )  # fmt: skip
 
 
@@ -92,14 +111,20 @@ class _Answer:
     value: Json
     signals: Mapping[str, float]
     passed: bool
-    cost: float
+    declared: bool
+    costs: Mapping[Hashable, float]
     asked: bool
 
 
-def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Grader, place: str) -> _Answer:
+def _calls_of(tier: Tier, calls: sharing.Calls) -> tuple[Hashable, ...]:
+    """Its own call, those beside it, and what else it asks (repairs, samples, judges), which it shares with none."""
+    return calls.own[tier.name], *(call for vote, call in calls.votes.items() if vote[0] == tier.name), tier.name
+
+
+def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Grader, calls: sharing.Calls, place: str) -> _Answer:
     tier = policy.tiers[k]
     trail = recording.outcome.trail
-    cost = 0.0
+    costs: dict[Hashable, float] = defaultdict(float)
     at = None
     asked = False
     for i, event in enumerate(trail):
@@ -108,12 +133,12 @@ def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Gr
         if not isinstance(event, Skipped) and getattr(event, "gate", None) != "audit":
             if event.cost_usd is None:  # type: ignore[union-attr]
                 raise InputError(f"{place}: tier {tier.name} has no price: give one under pricing: in the policy, and record again")
-            cost += float(event.cost_usd)  # type: ignore[union-attr]
+            costs[_call(event, calls)] += float(event.cost_usd)  # type: ignore[union-attr]
         if event.event in ("tried", "failed") and event.gate is None:  # type: ignore[union-attr]
             asked = True
             at = i if isinstance(event, Tried) and event.finish == "stop" else None
     if at is None:
-        return _Answer(False, None, {}, False, cost, asked)
+        return _Answer(False, None, {}, False, False, costs, asked)
     tried = trail[at]
     assert isinstance(tried, Tried)
     found = read(tried.text)  # type: ignore[operator]
@@ -121,7 +146,19 @@ def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Gr
     numbers = signals.gather(tried, found.notes, grader.size(found.value), checks)
     hard = {gate.name for gate in tier.gates if not gate.asks}
     passed = found.problem is None and hard <= {c.gate for c in checks if c.passed}
-    return _Answer(found.problem is None, found.value, numbers, passed, cost, asked)
+    scores = {c.gate: c.score for c in checks}
+    declared = passed and all((given := scores.get(gate.name)) is not None and given >= gate.threshold for gate in tier.gates)
+    return _Answer(found.problem is None, found.value, numbers, passed, declared, costs, asked)
+
+
+def _call(event: Event, calls: sharing.Calls) -> Hashable:
+    """The key under which the event is paid."""
+    if isinstance(event, Tried | Failed):
+        if event.gate is not None:
+            return calls.votes.get((event.tier, event.gate, event.model), event.tier)
+        if not event.repair:
+            return calls.own[event.tier]
+    return event.tier
 
 
 def _suitable(policy: Policy) -> None:

@@ -1,23 +1,30 @@
-"""Recordings to thresholds: fit scores and a path on one third of the rows, certify on the others, safest first, stop at the first failure.
+"""Recordings to thresholds: policies are tested in turn, each on rows that had no say in it, until the first that fails.
 
-Fixed-sequence testing after "Learn then Test" (Angelopoulos, Bates, Candès, Jordan, Lei 2021).
+The policy as it was declared (its own gates, their own thresholds) has been fitted to nothing, so all rows test it, and it comes first; then
+come those learned on a third of the rows, on the others. Fixed-sequence testing after "Learn then Test" (Angelopoulos, Bates, Candès, Jordan,
+Lei 2021); what is left for the learned ones when the first fails is a fallback as in Wiens 2003. `docs/design/calibrate.md` has the proof.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade import binding
+from cascade import binding, sharing
 from cascade.calibrate import path, region, score
 from cascade.calibrate.evidence import Evidence
 from cascade.errors import InputError
 from cascade.thresholds import Point, Score, Thresholds
 
 Floats = NDArray[np.float64]
+
+
+Ints = NDArray[np.int64]
+SPARE = 1 / 5
+"""Of what may go wrong, the part kept for learned policies when the declared one fails; nothing of it where rows are few."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +40,86 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A policy to be tested: the point it would be, what it serves on all rows, and the numbers of the rows that test it."""
+
+    point: Point
+    served: path.Served
+    rows: Ints
+    unlabelled: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Result:
-    """What was learned. `unlabelled` are the row numbers whose gold the next policy needs; `infeasible` says how many rows are missing."""
+    """What was learned. `chosen` and `next` (the first that failed) are the candidates with their points tested; `next.unlabelled` are the
+    row numbers whose gold it needs. `more_rows` says how many rows are missing before anything can be certified."""
 
     thresholds: Thresholds
     evidence: Evidence
     scores: tuple[Floats, ...]
     reference: str
-    next: Point | None = None
-    unlabelled: tuple[int, ...] = ()
+    chosen: Candidate | None = None
+    next: Candidate | None = None
     more_rows: int | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 def calibrate(evidence: Evidence, goal: Goal) -> Result:
     """The thresholds for a goal. InputError when nothing can be learned from this evidence, saying what is needed."""
-    reference = goal.reference or ("gold" if (evidence.right[-1] >= 0).any() else "last")
     known = evidence.right[-1] >= 0
+    reference = goal.reference or ("gold" if known.any() else "last")
     if reference == "gold" and not known.any():
         raise InputError("no row has a gold: add some to the input and record again, or calibrate against the last tier with --reference last")
     if goal.min_accuracy is not None and reference != "gold":
         raise InputError("--min-accuracy is about right answers: it needs rows with gold")
     fits, oof, full = _scores(evidence, reference)
-    fitting = np.flatnonzero(evidence.fitting)
+    fitting, held = np.flatnonzero(evidence.fitting), np.flatnonzero(~evidence.fitting)
     cuts = path.find(evidence, [s[fitting] for s in oof], fitting, _risk(evidence, oof)[:, fitting])
-    cuts = _from_the_most_promising(evidence, goal, reference, oof, cuts)
-    steps, chosen, unlabelled, failed = _certify(evidence, goal, reference, full, cuts)
-    names = evidence.names
-    rows = int((~evidence.fitting).sum())
+    declared = _declared(evidence)
+    if goal.max_cost is not None:
+        first = [] if declared is None else [replace(declared, rows=held)]
+        passed, failed = [_tested(evidence, goal, reference, one, 0.0) for one in (*first, *_learned(evidence, full, cuts, held))], None
+    else:
+        passed, failed = _certified(evidence, goal, reference, declared, oof, full, cuts)
+    chosen = _chosen(passed, goal, float(evidence.cost[-1].mean()))
     scores = {name: Score(f.signals, tuple(f.mean.tolist()), tuple(f.scale.tolist()), tuple(f.weights.tolist()), f.intercept, f.optional)
-              for name, f in zip(names, fits, strict=True)}
-    thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, tuple(steps), chosen,
-                            _certificate(evidence, goal, reference, rows), _baseline(evidence))
+              for name, f in zip(evidence.names, fits, strict=True)}
+    thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, tuple(one.point for one in passed), chosen,
+                            _certificate(evidence, goal, reference, len(held)), _baseline(evidence))
     thresholds = replace(thresholds, statement=statement(thresholds))
+    return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed, _missing(goal, declared, held))
+
+
+def _missing(goal: Goal, declared: Candidate | None, held: Ints) -> int | None:
+    """How many rows are missing before anything at all could be certified."""
+    if goal.min_accuracy is not None or goal.max_cost is not None:
+        return None
     need = region.needed(goal.max_loss, goal.confidence)
-    more = None
-    if goal.min_accuracy is None and goal.max_cost is None and rows < need:
-        more = int(np.ceil((need - rows) * 1.5))
-    return Result(thresholds, evidence, full, reference, failed, unlabelled, more)
+    if declared is not None:
+        return max(need - len(declared.rows), 0) or None
+    return int(np.ceil(max(need - len(held), 0) * 1.5)) or None
+
+
+# ---------------------------------------------------------------- the policies that may be tested
+
+
+def _declared(evidence: Evidence) -> Candidate | None:
+    """The policy as it was written, without the tiers that no other model is asked about; None when none is: a judge's threshold or a
+    schema alone was never a good first guess."""
+    policy, names = evidence.policy, evidence.names
+    asked = {name: any(gate.kind in sharing.EARLY for gate in policy.tier(name).gates) for name in names}
+    if not any(asked.values()):
+        return None
+    thresholds = {name: 1.0 if asked[name] else None for name in names}
+    gates = {name: {gate.name: gate.threshold for gate in policy.tier(name).gates if gate.asks} for name in names if asked[name]}
+    served = path.serve(tuple(thresholds.values()), list(evidence.declared[:-1].astype(np.float64)), evidence)
+    everything = np.arange(len(evidence.ids))
+    return Candidate(Point(thresholds, float(served.cost.mean()), len(everything), 0, 0, 1.0, False, gates), served, everything)
+
+
+def _learned(evidence: Evidence, full: tuple[Floats, ...], cuts: list[path.Cuts], rows: Ints) -> Iterator[Candidate]:
+    for cut in cuts:
+        served = path.serve(cut, full, evidence)
+        yield Candidate(Point(dict(zip(evidence.names, cut, strict=True)), float(served.cost.mean()), len(rows), 0, 0, 1.0, False), served, rows)
 
 
 def _scores(evidence: Evidence, reference: str) -> tuple[list[score.Fit], list[Floats], tuple[Floats, ...]]:
@@ -103,7 +152,87 @@ def _risk(evidence: Evidence, oof: list[Floats]) -> Floats:
     return np.array([*(1 - s for s in oof), np.zeros(len(evidence.ids))])
 
 
-def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof: list[Floats], cuts: list[path.Cuts]) -> list[path.Cuts]:
+# ---------------------------------------------------------------- testing them in turn
+
+
+def _certified(evidence: Evidence, goal: Goal, reference: str, declared: Candidate | None, oof: list[Floats], full: tuple[Floats, ...],
+               cuts: list[path.Cuts]) -> tuple[list[Candidate], Candidate | None]:
+    """The certified candidates in the order of testing, and the first that failed."""
+    alpha = 1 - goal.confidence
+    held = np.flatnonzero(~evidence.fitting)
+    if declared is None:
+        start = _from_the_most_promising(evidence, goal, reference, oof, cuts, alpha)
+        return _in_turn(evidence, goal, reference, _learned(evidence, full, start, held), alpha)
+    spare = alpha * SPARE if len(held) >= 2 * region.needed(goal.max_loss, 1 - alpha * SPARE) else 0.0
+    tested = _tested(evidence, goal, reference, declared, alpha - spare)
+    if tested.point.certified:
+        fitting = np.flatnonzero(evidence.fitting)
+        known = declared.served.cost[fitting].mean()
+        cheaper = [cut for cut in cuts if path.serve(cut, [s[fitting] for s in oof], evidence, fitting).cost.mean() < known]
+        passed, failed = _in_turn(evidence, goal, reference, _learned(evidence, full, cheaper, held), alpha)
+        return [tested, *passed], failed
+    if tested.unlabelled or not spare:
+        return [], tested
+    start = _from_the_most_promising(evidence, goal, reference, oof, cuts, spare)
+    return _in_turn(evidence, goal, reference, _learned(evidence, full, start, held), spare)
+
+
+def _in_turn(evidence: Evidence, goal: Goal, reference: str, candidates: Iterable[Candidate],
+             alpha: float) -> tuple[list[Candidate], Candidate | None]:
+    passed: list[Candidate] = []
+    for one in candidates:
+        tested = _tested(evidence, goal, reference, one, alpha)
+        if not tested.point.certified:
+            return passed, tested
+        passed.append(tested)
+    return passed, None
+
+
+def _tested(evidence: Evidence, goal: Goal, reference: str, candidate: Candidate, alpha: float) -> Candidate:
+    """The candidate with its counts and its p-value; certified when that is at most `alpha`."""
+    rows, tier = candidate.rows, candidate.served.tier[candidate.rows]
+    other = (tier != len(evidence.calls) - 1) & ~evidence.same[tier, rows]
+    n = len(rows)
+    unlabelled: tuple[int, ...] = ()
+    if reference != "gold":
+        harm, benefit = int(other.sum()), 0
+    else:
+        right, reference_right = evidence.right[tier, rows], evidence.right[-1, rows]
+        known = reference_right >= 0
+        unlabelled = tuple(int(i) for i in rows[other & ~known])
+        harm = int((other & known & (reference_right == 1) & (right == 0)).sum()) + len(unlabelled)
+        benefit = int((other & known & (reference_right == 0) & (right == 1)).sum())
+    if goal.min_accuracy is not None:
+        known = evidence.right[-1, rows] >= 0
+        right_count, n = int((evidence.right[tier, rows] == 1)[known].sum()), int(known.sum())
+        p = region.p_value_absolute(right_count, n, goal.min_accuracy)
+        unlabelled = ()
+    else:
+        p = region.p_value(harm, benefit, n, goal.max_loss)
+    certified = p <= alpha and goal.max_cost is None
+    point = replace(candidate.point, rows=n, harm=harm, benefit=benefit, p=p, certified=certified)
+    return replace(candidate, point=point, unlabelled=() if certified else unlabelled)
+
+
+def _chosen(passed: list[Candidate], goal: Goal, premium: float) -> int | None:
+    """The cheapest certified candidate, or the best below the wanted cost; None, "call the last tier", when none is cheaper than that."""
+    cost = [one.point.cost_per_request for one in passed]
+    if goal.max_cost is not None:
+        within = [i for i, dollars in enumerate(cost) if dollars <= goal.max_cost]
+        if not within:
+            raise InputError(f"no policy costs ${goal.max_cost:g} a request or less; the cheapest costs ${min(cost):.6f}")
+        best = min(within, key=lambda i: (passed[i].point.harm - passed[i].point.benefit, cost[i]))
+        return best if _asks_below(passed[best]) else None
+    best = min(range(len(passed)), key=cost.__getitem__, default=-1)
+    return best if best >= 0 and cost[best] < premium and _asks_below(passed[best]) else None
+
+
+def _asks_below(candidate: Candidate) -> bool:
+    return any(cut is not None for cut in candidate.point.thresholds.values())
+
+
+def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof: list[Floats], cuts: list[path.Cuts],
+                             alpha: float) -> list[path.Cuts]:
     """The path from the policy on that most is to be expected of: saving times the probability to be certified, both by the rows that fit.
 
     A sequence may begin anywhere as long as the rows that certify have no say in it. Begun at its safest end it mostly breaks off early,
@@ -111,14 +240,14 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
     """
     rows = np.flatnonzero(evidence.fitting)
     held = int((~evidence.fitting).sum())
-    if goal.max_cost is not None or goal.min_accuracy is not None or not len(rows) or held < region.needed(goal.max_loss, goal.confidence):
+    if goal.min_accuracy is not None or not len(rows) or held < region.needed(goal.max_loss, 1 - alpha):
         return cuts
     loss, risk = _loss(evidence, reference)[:, rows], _risk(evidence, oof)[:, rows]
     at = np.arange(len(rows))
     scores, always = [s[rows] for s in oof], float(evidence.cost[-1, rows].mean())
     tables = []
     for cut in cuts:
-        served = path.serve(cut, scores, evidence.passed[:, rows], evidence.cost[:, rows])
+        served = path.serve(cut, scores, evidence, rows)
         seen = loss[served.tier, at]
         tables.append((float((seen > 0).mean()), float((seen < 0).mean()), float(risk[served.tier, at].mean()), always - float(served.cost.mean())))
     harm_rate = sum(t[0] for t in tables) / max(sum(t[2] for t in tables), 1e-9)  # harm for each expected wrong answer
@@ -127,7 +256,7 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
     for harm, benefit, wrong, saving in tables:
         expected = (harm + harm_rate * wrong) / 2
         harms, benefits = draw.poisson(expected * held, 200), draw.poisson(benefit * held, 200)
-        sure = np.mean([h <= region.most_harm(min(int(b), held), held, goal.max_loss, goal.confidence) for h, b in zip(harms, benefits, strict=True)])
+        sure = np.mean([h <= region.most_harm(min(int(b), held), held, goal.max_loss, 1 - alpha) for h, b in zip(harms, benefits, strict=True)])
         worth.append(saving * float(sure))
     return cuts[int(np.argmax(worth)) :]
 
@@ -140,63 +269,6 @@ def _loss(evidence: Evidence, reference: str) -> Floats:
         loss[:, known] = (evidence.right[-1, known] - evidence.right[:, known]).astype(np.float64)
     loss[-1] = 0.0
     return loss
-
-
-def _certify(evidence: Evidence, goal: Goal, reference: str, full: tuple[Floats, ...],
-             cuts: list[path.Cuts]) -> tuple[list[Point], int | None, tuple[int, ...], Point | None]:
-    """The certified steps, the index of the chosen one, rows to label, and the first step that failed."""
-    held = np.flatnonzero(~evidence.fitting)
-    premium = float(evidence.cost[-1].mean())
-    steps: list[Point] = []
-    for cut in cuts:
-        here = path.serve(cut, [s[held] for s in full], evidence.passed[:, held], evidence.cost[:, held])
-        cost = float(path.serve(cut, full, evidence.passed, evidence.cost).cost.mean())
-        point, unlabelled = _test(evidence, goal, reference, held, here.tier, dict(zip(evidence.names, cut, strict=True)), cost)
-        if goal.max_cost is None and unlabelled:
-            return steps, _cheapest(steps, premium), unlabelled, point
-        if goal.max_cost is None and not point.certified:
-            return steps, _cheapest(steps, premium), (), point
-        steps.append(point)
-    if goal.max_cost is not None:
-        within = [i for i, step in enumerate(steps) if step.cost_per_request <= goal.max_cost]
-        best = min(within, key=lambda i: (steps[i].harm - steps[i].benefit, steps[i].cost_per_request), default=None)
-        if best is None:
-            least = min(step.cost_per_request for step in steps)
-            raise InputError(f"no policy costs ${goal.max_cost:g} a request or less; the cheapest costs ${least:.6f}")
-        return steps, best if any(steps[best].thresholds.values()) else None, (), None
-    return steps, _cheapest(steps, premium), (), None
-
-
-def _test(evidence: Evidence, goal: Goal, reference: str, held: NDArray[np.int64], tier: NDArray[np.int64],
-          thresholds: Mapping[str, float | None], cost: float) -> tuple[Point, tuple[int, ...]]:
-    last = len(evidence.policy.tiers) - 1
-    other = (tier != last) & ~evidence.same[tier, held]
-    n = len(held)
-    unlabelled: tuple[int, ...] = ()
-    if reference != "gold":
-        harm, benefit = int(other.sum()), 0
-    else:
-        right, reference_right = evidence.right[tier, held], evidence.right[-1, held]
-        known = reference_right >= 0
-        unlabelled = tuple(int(i) for i in held[other & ~known])
-        harm = int((other & known & (reference_right == 1) & (right == 0)).sum()) + len(unlabelled)
-        benefit = int((other & known & (reference_right == 0) & (right == 1)).sum())
-    if goal.min_accuracy is not None:
-        known = evidence.right[-1, held] >= 0
-        right_count, n = int((evidence.right[tier, held] == 1)[known].sum()), int(known.sum())
-        p = region.p_value_absolute(right_count, n, goal.min_accuracy)
-        unlabelled = ()
-    else:
-        p = region.p_value(harm, benefit, n, goal.max_loss)
-    certified = p <= 1 - goal.confidence and goal.max_cost is None
-    return Point(thresholds, cost, n, harm, benefit, p, certified), unlabelled if p > 1 - goal.confidence else ()
-
-
-def _cheapest(steps: list[Point], premium: float) -> int | None:
-    """The cheapest certified step; None, "call the last tier", when none is cheaper than that."""
-    best = min(range(len(steps)), key=lambda i: steps[i].cost_per_request, default=None)
-    return None if best is None or steps[best].cost_per_request >= premium or not any(
-        cut is not None for cut in steps[best].thresholds.values()) else best
 
 
 def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int) -> dict[str, object]:
@@ -219,12 +291,13 @@ def statement(found: Thresholds) -> str:
     step = found.steps[found.chosen]
     saved = 1 - step.cost_per_request / c["always_last_cost"] if c["always_last_cost"] else 0.0
     cost = f"${step.cost_per_request:.6f} a request, {100 * saved:.0f} % less than always {last}"
-    counts = f"{step.rows} held-out rows: {step.harm} harm, {step.benefit} benefit"
+    rows = f"{step.rows} rows" if step.gates else f"{step.rows} held-out rows"
+    counts = f"{rows}: {step.harm} harm, {step.benefit} benefit"
     if c["max_cost"] is not None:
         return f"Best found at no more than ${c['max_cost']:g} a request, nothing promised about its quality ({counts}); {cost}."
     sure = f"With {sure} confidence the"
     if c["min_accuracy"] is not None:
-        return f"{sure} answers are right on at least {100 * c['min_accuracy']:g} % of requests ({step.rows} held-out rows); {cost}."
+        return f"{sure} answers are right on at least {100 * c['min_accuracy']:g} % of requests ({rows}); {cost}."
     if c["reference"] == "gold":
         return f"{sure} ladder is right at most {100 * c['max_loss']:g} points less often than always {last} ({counts}); {cost}."
     return f"{sure} ladder gives the same answer as {last} on at least {100 * (1 - c['max_loss']):g} % of requests ({counts}); {cost}."

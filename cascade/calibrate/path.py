@@ -13,6 +13,7 @@ from cascade.calibrate.evidence import Evidence
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Cuts = tuple[float | None, ...]
 MOST = 40
 COMBINATIONS = 20_000
@@ -22,37 +23,41 @@ COMBINATIONS = 20_000
 class Served:
     """What a policy of the path does: the index of the tier that is served, and the dollars, per row."""
 
-    tier: NDArray[np.int64]
+    tier: Ints
     cost: Floats
 
 
-def serve(cuts: Cuts, scores: Sequence[Floats], passed: Bools, cost: Floats) -> Served:
-    """`cuts` and `scores` for each tier below the last; a cut of None: the tier is not asked."""
-    last = len(cost) - 1
-    rows = cost.shape[1]
-    tier = np.full(rows, last)
-    total = np.zeros(rows)
-    waiting = np.ones(rows, bool)
-    for k, cut in enumerate(cuts):
+def serve(cuts: Cuts, scores: Sequence[Floats], evidence: Evidence, rows: Ints | None = None) -> Served:
+    """What the policy does on those rows (default: all). `cuts` and `scores` (shape: those rows) are for each tier below the last; a cut
+    of None: the tier is not asked. A call that a tier below has made already costs nothing."""
+    at = slice(None) if rows is None else rows
+    passed, dollars = evidence.passed[:, at], evidence.call_cost[:, at]
+    last = len(evidence.calls) - 1
+    tier = np.full(dollars.shape[1], last)
+    total = np.zeros(dollars.shape[1])
+    waiting = np.ones(dollars.shape[1], bool)
+    made: set[int] = set()
+    for k, cut in (*enumerate(cuts), (last, 0.0)):
         if cut is None:
             continue
-        total[waiting] += cost[k, waiting]
-        taken = waiting & passed[k] & (scores[k] >= cut)
-        tier[taken] = k
-        waiting &= ~taken
-    total[waiting] += cost[last, waiting]
+        new = [call for call in evidence.calls[k] if call not in made]
+        made.update(new)
+        total += np.where(waiting, dollars[new].sum(axis=0), 0.0)
+        if k < last:
+            taken = waiting & passed[k] & (scores[k] >= cut)
+            tier[taken] = k
+            waiting &= ~taken
     return Served(tier, total)
 
 
-def find(evidence: Evidence, scores: Sequence[Floats], rows: NDArray[np.int64], loss: Floats) -> list[Cuts]:
+def find(evidence: Evidence, scores: Sequence[Floats], rows: Ints, loss: Floats) -> list[Cuts]:
     """The Pareto path on `rows`, safest first. `loss` (tiers, rows): what serving that tier loses against the last, in answers."""
     lower = len(scores)
     each = max(3, int(COMBINATIONS ** (1 / lower)) - 1) if lower > 1 else 200
-    passed, cost = evidence.passed[:, rows], evidence.cost[:, rows]
     grid = [_cuts(score[evidence.passed[k, rows]], min(each, 60 if lower > 1 else 200)) for k, score in enumerate(scores)]
     found: list[tuple[float, float, Cuts]] = []
     for cuts in product(*grid):
-        served = serve(cuts, scores, passed, cost)
+        served = serve(cuts, scores, evidence, rows)
         found.append((float(served.cost.mean()), float(np.mean(loss[served.tier, np.arange(len(rows))])), cuts))
     found.sort(key=lambda item: (item[0], item[1]))
     front: list[tuple[float, float, Cuts]] = []
@@ -67,9 +72,12 @@ def find(evidence: Evidence, scores: Sequence[Floats], rows: NDArray[np.int64], 
     return [never, *path]
 
 
-def _cuts(score: Floats, most: int) -> list[float | None]:
-    """Never, and the quantiles of the scores seen, highest first."""
-    values = np.unique(score)
-    if len(values) > most:
-        values = np.unique(np.quantile(values, np.linspace(0, 1, most)))
-    return [None, *(float(v) for v in values[::-1])]
+def _cuts(scores: Floats, most: int) -> list[float | None]:
+    """Midpoints between distinct scores, at most so many; None first."""
+    values = np.unique(scores)
+    if not len(values):
+        return [None]
+    middles = np.r_[values[0] - 1e-9, (values[1:] + values[:-1]) / 2]
+    if len(middles) > most:
+        middles = middles[np.unique(np.linspace(0, len(middles) - 1, most).round().astype(int))]
+    return [None, *(float(cut) for cut in middles)]

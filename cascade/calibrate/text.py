@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade.calibrate import path, region
+from cascade.calibrate import region
 from cascade.calibrate.learn import Result
 from cascade.thresholds import Point
 
@@ -15,19 +15,21 @@ def told(result: Result, file: str) -> str:
     c = found.certificate
     n = len(evidence.ids)
     gold = int((evidence.right[-1] >= 0).sum())
-    lines = [f"{n} recordings, {gold} with gold: {c['rows_fit']} fit scores and the path, {c['rows_certify']} certify",
+    certified = sum(step.certified for step in found.steps)
+    lines = [f"{n} recordings, {gold} with gold: {c['rows_fit']} fit scores and a path of policies, {c['rows_certify']} test these; "
+             "all test the policy as it is declared",
              f"right is {'gold' if result.reference == 'gold' else 'the answer of ' + c['last']}; "
-             f"{len(found.steps)} of the path's policies are certified", *_tiers(result)]
+             f"{certified} {'policy is' if certified == 1 else 'policies are'} certified", *_tiers(result)]
     if result.more_rows:
         need = region.needed(c["max_loss"], c["confidence"])
         return "\n".join([*lines, f"infeasible: a loss of {100 * c['max_loss']:g} % at {100 * c['confidence']:g} % confidence needs {need} rows "
                           f"that certify, and there are {c['rows_certify']}: record about {result.more_rows} more. Nothing was written"])
     lines.append(found.statement)
-    if result.unlabelled:
-        lines.append(f"the next policy needs {len(result.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
+    if result.next is not None and result.next.unlabelled:
+        lines.append(f"the next policy needs {len(result.next.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
                      "and run the same command with --labels to_label.csv")
     elif result.next is not None:
-        lines.append(_next(result, result.next))
+        lines.append(_next(result, result.next.point))
     lines += _reliability(result)
     lines.append(f"written to {file}; to use it, write into the policy: thresholds: {file.rpartition('/')[2]}")
     return "\n".join(lines)
@@ -35,18 +37,19 @@ def told(result: Result, file: str) -> str:
 
 def _tiers(result: Result) -> list[str]:
     """What the chosen policy serves, and beside it the yardsticks."""
-    evidence, found = result.evidence, result.thresholds
-    step = None if found.chosen is None else found.steps[found.chosen]
-    if step is None:
+    evidence = result.evidence
+    if result.chosen is None:
         return []
-    served = path.serve(tuple(step.thresholds.get(name) for name in evidence.names), result.scores, evidence.passed, evidence.cost)
+    step, served = result.chosen.point, result.chosen.served
     lines = []
     for k, tier in enumerate(evidence.policy.tiers):
         cut = step.thresholds.get(tier.name)
-        rule = "last tier" if k == len(evidence.names) else "never asked" if cut is None else f"P(right) >= {cut:.3f}"
+        rule = ("last tier" if k == len(evidence.names) else "never asked" if cut is None
+                else "its gates, as declared" if step.gates else f"P(right) >= {cut:.3f}")
         lines.append(f"  {tier.name}: serves {100 * float((served.tier == k).mean()):.0f} % ({rule})")
     always, here = float(evidence.cost[-1].mean()), float(served.cost.mean())
-    cheap = float(evidence.cost[:-1].sum(axis=0).mean())
+    below = sorted({call for calls in evidence.calls[:-1] for call in calls})
+    cheap = float(evidence.call_cost[below].sum(axis=0).mean())
     lines.append(f"  cost against always {evidence.policy.tiers[-1].name}: {100 * here / always:.0f} % "
                  f"(asking every tier below and nothing else: {100 * cheap / always:.0f} %)" if always else "  costs nothing")
     return lines

@@ -67,7 +67,7 @@ def calibrate(
     result = learn(found, goal)
     path = Path(output) if output else Path(policy).with_name(f"{loaded.name}.thresholds.json")
     text_of_file = thresholds.dumps(result.thresholds)
-    if result.unlabelled:
+    if result.next is not None and result.next.unlabelled:
         _ask_for_labels(result)
     if not result.more_rows:
         _write(path, text_of_file)
@@ -80,12 +80,10 @@ def calibrate(
 
 def _ask_for_labels(result: Result) -> None:
     from cascade.calibrate import labels as labelling
-    from cascade.calibrate import path
 
     assert result.next is not None
-    cuts = tuple(result.next.thresholds.values())
-    tier = path.serve(cuts, result.scores, result.evidence.passed, result.evidence.cost).tier
-    _write(Path("to_label.csv"), labelling.write(result.evidence, result.unlabelled, [int(tier[i]) for i in result.unlabelled]).encode())
+    rows, tier = result.next.unlabelled, result.next.served.tier
+    _write(Path("to_label.csv"), labelling.write(result.evidence, rows, [int(tier[i]) for i in rows]).encode())
 
 
 def _read(path: str) -> Iterator[tuple[str, Recording]]:
