@@ -223,16 +223,23 @@ _LETTER = re.compile(r"\W*([a-zA-Z])(?:\W*|[).:\]](?:\s.*)?)", re.DOTALL)
 _NAMED_LETTER = re.compile(r"(?:answer|option|choice)(?:\s+is)?[\s:*_(\[]{1,8}([a-zA-Z])(?![\w'])", re.IGNORECASE)
 
 
+MAX_CHOICE = 200
+"""Characters of an answer that may be a letter with the text of its choice; what is longer argues, and names its letter."""
+MAX_LETTER_TEXT = 20_000
+
+
 class Letter(Comparator):
-    """As the letter of a choice: "B", "(b)", "B. Paris" and "the answer is B" are the same."""
+    """As the letter of a choice: "B", "(b)", "B. Paris" and "the answer is B" are the same; a long text means the letter it names last."""
 
     def canonical(self, value: Json) -> Hashable:
-        if not isinstance(value, str) or len(value) > 2_000:
+        if not isinstance(value, str) or len(value) > MAX_LETTER_TEXT:
             return _plain(value)
         text = value.strip()
+        named: list[str] = _NAMED_LETTER.findall(text)
+        if named and len(text) > MAX_CHOICE:
+            return named[-1].upper()
         if match := _LETTER.fullmatch(text):
             return match[1].upper()
-        named = _NAMED_LETTER.findall(text)
         return named[-1].upper() if named else Text(casefold=True).canonical(value)
 
 
@@ -401,7 +408,12 @@ _PART = re.compile(r'(?:^|\.)([^.\[\]"]+)|\[(\d*)\]|\[("(?:[^"\\]|\\.)*")\]')
 
 
 def parse_field(path: str) -> tuple[Part, ...]:
-    """The parts of `vendor.name`, `lines.amount` (in each line), `lines[0].amount`, `["odd.key"]`. ValueError for anything else."""
+    """The parts of `vendor.name`, `lines.amount` (in each line), `lines[0].amount`, `["odd.key"]`; none for `$`, the answer as a whole.
+
+    ValueError for anything else.
+    """
+    if path == "$":
+        return ()
     parts: list[Part] = []
     at = 0
     while at < len(path):
@@ -416,7 +428,7 @@ def parse_field(path: str) -> tuple[Part, ...]:
             parts.append(int(match[2]))
         at = match.end()
     if at < len(path) or not parts or "" in parts:
-        raise ValueError(f"{path!r} is not a field such as total, vendor.name, lines.amount or lines[0].amount")
+        raise ValueError(f"{path!r} is not a field such as total, vendor.name, lines.amount or lines[0].amount; the whole answer is $")
     return tuple(parts)
 
 

@@ -31,7 +31,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Point:
-    """One policy: a threshold for each tier below the last, None = this tier is not asked at all.
+    """One policy: a threshold for each tier below the last, None = this tier is not asked at all, 0 = no other model is asked about it.
 
     `gates` (by tier: gate and threshold) are those of the policy as it was declared: then they decide, and no score does. `harm` and
     `benefit` are of `rows` rows that had no say in it; `p` is the exact p-value; `cost_per_request` is in dollars on all rows.
@@ -126,6 +126,8 @@ def _declared(tier: Tier, thresholds: Mapping[str, float]) -> Tier:
 
 
 def _scored(tier: Tier, score: Score, cut: float) -> Tier:
+    if cut == 0:
+        return replace(tier, gates=tuple(gate for gate in tier.gates if not gate.asks))
     options: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(score).items()}
     weighed = Gate(GATE, GATE, cut, options)
     return replace(tier, gates=(*(replace(gate, advisory=gate.asks) for gate in tier.gates), weighed))

@@ -389,3 +389,32 @@ def test_rows_of_a_run_are_no_recordings(tmp_path: Path, monkeypatch: pytest.Mon
     code, said = run("sums.yaml", str(write(tmp_path, ordinary)))
     assert code != 0
     assert "no recording is in it" in said
+
+
+def test_answers_that_are_all_the_same_show_nothing(tmp_path: Path) -> None:
+    rows = recordings(tmp_path, 30, lambda m, i: False)
+    said = tuple(replace(e, text='{"answer": 4}') if e.event == "tried" else e for e in rows[4][1].outcome.trail)
+    same = [(place, replace(r, outcome=replace(r.outcome, trail=said))) for place, r in rows]
+    with pytest.raises(InputError, match="all 60 answers of these 30 rows are the same"):
+        gather(load(str(tmp_path / "sums.yaml")), same)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b'"score":1.0', b'"score":NaN', "trails.jsonl:2: not a JSON line"),
+        (b'"score":1.0', b'"score":"high"', "trails.jsonl:2: the score of gate schema is 'high'; a score is a number from 0 to 1, or null"),
+        (b'"signals":{"votes":1.0', b'"signals":{"votes":null', "trails.jsonl:2: a recording that is not whole: a signal of tier small is no number"),
+    ],
+)
+def test_scores_that_are_no_numbers_are_told_with_their_line_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes,
+                                                                                    new: bytes, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    trails = write(tmp_path, recordings(tmp_path, 5, sometimes))
+    lines = trails.read_bytes().splitlines(keepends=True)
+    assert old in lines[1]
+    trails.write_bytes(b"".join([lines[0], lines[1].replace(old, new, 1), *lines[2:]]))
+    code, said = run("sums.yaml", "trails.jsonl")
+    assert code != 0
+    assert says in said
+    assert not (tmp_path / "sums.thresholds.json").exists()

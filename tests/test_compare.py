@@ -273,3 +273,18 @@ def test_the_json_schema_of_compare_names_every_comparator() -> None:
 )
 def test_the_size_is_the_characters_that_are_compared(compare: dict[str, object], value: object, size: int) -> None:
     assert Comparators.load(compare).size(value) == size
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("Because it is so, the answer is (D).", "**Answer: D**", True),
+        ("A first thought speaks for option B. " + "But see here. " * 900 + "So the answer is C.", "C", True),
+        ("A. " + "but " * 60 + "the answer is (B)", "B", True),
+        ("the answer is (D)", "the answer is (C)", False),
+    ],
+)
+def test_the_whole_answer_is_compared_by_the_field_dollar(a: str, b: str, same: bool) -> None:
+    comparators = Comparators.load({"$": "letter"})
+    assert (comparators.same(a, b), comparators.agreement([a, b], ["$"]).share) == (same, 1.0 if same else 0.5)
+    assert comparators.size(a) == 1

@@ -31,8 +31,8 @@ class Evidence:
 
     `value` holds each tier's answer, None when there was none. `right` is against gold, -1 where that is not known. `same` is against
     the last tier. `declared`: every gate passed at the policy's own threshold. `fitting` marks the rows that fit scores and the path; the
-    others certify. `calls` are the numbers of each tier's calls; `call_cost` (calls, rows) their dollars: a call that two tiers make is paid
-    once.
+    others certify. `calls` are the numbers of each tier's calls, its own answer and repairs first; `call_cost` (calls, rows) their dollars:
+    a call that two tiers make is paid once.
     """
 
     policy: Policy
@@ -80,14 +80,18 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
         raise InputError("there is no recording in it: make some with cascade record")
     rows.sort(key=lambda row: _order(row[0]))
     _asked(policy, rows)
+    _told_apart(policy, rows, grader)
     k = len(policy.tiers)
     right = np.full((k, len(rows)), -1, np.int8)
     same = np.zeros((k, len(rows)), bool)
-    for i, (_, recording, tiers) in enumerate(rows):
+    for i, (id, recording, tiers) in enumerate(rows):
         for j, tier in enumerate(tiers):
-            same[j, i] = tier.answered and tiers[-1].answered and grader.same(tier.value, tiers[-1].value)
-            if recording.gold is not UNKNOWN:
-                right[j, i] = tier.answered and grader.right(tier.value, recording.gold)
+            try:
+                same[j, i] = tier.answered and tiers[-1].answered and grader.same(tier.value, tiers[-1].value)
+                if recording.gold is not UNKNOWN:
+                    right[j, i] = tier.answered and grader.right(tier.value, recording.gold)
+            except ValueError as err:  # a user's comparator
+                raise InputError(f"{seen[id]}: {err}") from err
     numbers: dict[Hashable, int] = {}
     of_tier = tuple(tuple(numbers.setdefault(call, len(numbers)) for call in _calls_of(tier, calls)) for tier in policy.tiers)
     call_cost = np.zeros((len(numbers), len(rows)))
@@ -117,8 +121,9 @@ class _Answer:
 
 
 def _calls_of(tier: Tier, calls: sharing.Calls) -> tuple[Hashable, ...]:
-    """Its own call, those beside it, and what else it asks (repairs, samples, judges), which it shares with none."""
-    return calls.own[tier.name], *(call for vote, call in calls.votes.items() if vote[0] == tier.name), tier.name
+    """Its own call, its repairs, those beside it, and what else its gates ask (samples, judges)."""
+    beside = (call for vote, call in calls.votes.items() if vote[0] == tier.name)
+    return tuple(dict.fromkeys((calls.own[tier.name], (tier.name, "repair"), *beside, (tier.name, "gates"))))
 
 
 def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Grader, calls: sharing.Calls, place: str) -> _Answer:
@@ -155,10 +160,9 @@ def _call(event: Event, calls: sharing.Calls) -> Hashable:
     """The key under which the event is paid."""
     if isinstance(event, Tried | Failed):
         if event.gate is not None:
-            return calls.votes.get((event.tier, event.gate, event.model), event.tier)
-        if not event.repair:
-            return calls.own[event.tier]
-    return event.tier
+            return calls.votes.get((event.tier, event.gate, event.model), (event.tier, "gates"))
+        return (event.tier, "repair") if event.repair else calls.own[event.tier]
+    return event.tier, "gates"
 
 
 def _suitable(policy: Policy) -> None:
@@ -180,6 +184,14 @@ def _asked(policy: Policy, rows: Sequence[tuple[str, Recording, list[_Answer]]])
             raise InputError(f"tier {tier.name} was never asked in these recordings: record again with this policy")
     if not any(row[2][-1].answered for row in rows):
         raise InputError(f"the last tier, {policy.tiers[-1].name}, never gave an answer that could be read: there is nothing to compare with")
+
+
+def _told_apart(policy: Policy, rows: Sequence[tuple[str, Recording, list[_Answer]]], grader: Grader) -> None:
+    """Where every answer is the same nothing was seen of how models err, and nothing could be promised for traffic where they do."""
+    values = [tier.value for _, _, tiers in rows for tier in tiers if tier.answered]
+    if len(rows) > 1 and all(grader.same(value, values[0]) for value in values):
+        raise InputError(f"all {len(values)} answers of these {len(rows)} rows are the same, so they show nothing of how the models of {policy.name} "
+                         "differ: record other inputs, or look whether the prompt shows them to the model")
 
 
 def _order(id: str) -> str:

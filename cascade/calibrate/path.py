@@ -17,6 +17,8 @@ Ints = NDArray[np.int64]
 Cuts = tuple[float | None, ...]
 MOST = 40
 COMBINATIONS = 20_000
+OWN = 2
+"""The first of a tier's calls: its answer and its repairs."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Served:
 
 def serve(cuts: Cuts, scores: Sequence[Floats], evidence: Evidence, rows: Ints | None = None) -> Served:
     """What the policy does on those rows (default: all). `cuts` and `scores` (shape: those rows) are for each tier below the last; a cut
-    of None: the tier is not asked. A call that a tier below has made already costs nothing."""
+    of None: the tier is not asked; of 0: what it says is served, and no other model is asked about it. A call that a tier below has made
+    already costs nothing."""
     at = slice(None) if rows is None else rows
     passed, dollars = evidence.passed[:, at], evidence.call_cost[:, at]
     last = len(evidence.calls) - 1
@@ -40,7 +43,7 @@ def serve(cuts: Cuts, scores: Sequence[Floats], evidence: Evidence, rows: Ints |
     for k, cut in (*enumerate(cuts), (last, 0.0)):
         if cut is None:
             continue
-        new = [call for call in evidence.calls[k] if call not in made]
+        new = [call for call in (evidence.calls[k][:OWN] if cut == 0 and k < last else evidence.calls[k]) if call not in made]
         made.update(new)
         total += np.where(waiting, dollars[new].sum(axis=0), 0.0)
         if k < last:
@@ -73,11 +76,11 @@ def find(evidence: Evidence, scores: Sequence[Floats], rows: Ints, loss: Floats)
 
 
 def _cuts(scores: Floats, most: int) -> list[float | None]:
-    """Midpoints between distinct scores, at most so many; None first."""
+    """Midpoints between distinct scores, at most so many; first never and always."""
     values = np.unique(scores)
     if not len(values):
         return [None]
-    middles = np.r_[values[0] - 1e-9, (values[1:] + values[:-1]) / 2]
+    middles = (values[1:] + values[:-1]) / 2
     if len(middles) > most:
         middles = middles[np.unique(np.linspace(0, len(middles) - 1, most).round().astype(int))]
-    return [None, *(float(cut) for cut in middles)]
+    return [None, 0.0, *(float(cut) for cut in middles)]

@@ -45,6 +45,7 @@ def _tables(n: int, loss: float) -> tuple[Floats, Floats, Floats, Floats]:
     return harm, benefit, ways, score(harm, benefit, n, loss)
 
 
+@lru_cache(maxsize=65536)
 def p_value(harm: int, benefit: int, n: int, loss: float) -> float:
     """The largest probability, over all traffic on which the cascade loses `loss` or more, of a table at least as good as this one.
 

@@ -44,7 +44,7 @@ def _tiers(result: Result) -> list[str]:
     lines = []
     for k, tier in enumerate(evidence.policy.tiers):
         cut = step.thresholds.get(tier.name)
-        rule = ("last tier" if k == len(evidence.names) else "never asked" if cut is None
+        rule = ("last tier" if k == len(evidence.names) else "never asked" if cut is None else "no other model is asked" if cut == 0
                 else "its gates, as declared" if step.gates else f"P(right) >= {cut:.3f}")
         lines.append(f"  {tier.name}: serves {100 * float((served.tier == k).mean()):.0f} % ({rule})")
     always, here = float(evidence.cost[-1].mean()), float(served.cost.mean())

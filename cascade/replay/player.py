@@ -17,7 +17,7 @@ from cascade.replay.grading import Grading
 from cascade.replay.score import Row
 from cascade.replay.seen import Reference, Seen, reference, see
 from cascade.replay.walk import Walker
-from cascade.types import Checked, Failed, Policy, Tried
+from cascade.types import Policy
 
 Bad = (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError)
 """What a row that is not whole may raise in the quick walk: then the slow way says what is wrong with it."""
@@ -86,7 +86,6 @@ class Player:
             if str(err).startswith("not a recording"):
                 return None
             raise
-        _require_sound(made)
         return made
 
     def _slow(self, made: Recording) -> tuple[list[Seen], Reference]:
@@ -123,25 +122,6 @@ class Player:
             same = None if against.text is None else self.grading.same(seen.text, against.text)
             rows.append(Row(name, seen, against, right, same))
         return rows
-
-
-def _require_sound(made: Recording) -> None:
-    """What `records` takes on trust, and a walk would stumble over."""
-    for event in made.outcome.trail:
-        if isinstance(event, Tried | Failed) and not (isinstance(event.tier, str) and isinstance(event.model, str) and isinstance(event.repair, int)):
-            raise InputError("a recording that is not whole: tier and model are texts, repair is a number")
-        if isinstance(event, Tried) and not isinstance(event.text, str):
-            raise InputError(f"a recording that is not whole: the text of an answer of tier {event.tier} is {type(event.text).__name__}")
-        if isinstance(event, Checked) and not (event.score is None or _number(event.score)):
-            raise InputError(f"the score of gate {event.gate} is {event.score!r}; a score is a number from 0 to 1, or null")
-        if isinstance(event, Tried | Checked) and not all(_number(value) for value in event.signals.values()):
-            raise InputError(f"a recording that is not whole: a signal of tier {event.tier} is no number")
-    if not all(isinstance(part, str) for part in made.digests.values()):
-        raise InputError('a recording that is not whole: "digests" are texts')
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def table(policy: Policy, lines: Iterable[bytes]) -> Iterator[Row]:
