@@ -256,8 +256,7 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
     for harm, benefit, wrong, saving in tables:
         expected = (harm + harm_rate * wrong) / 2
         harms, benefits = draw.poisson(expected * held, 200), draw.poisson(benefit * held, 200)
-        sure = np.mean([h <= region.most_harm(min(int(b), held), held, goal.max_loss, 1 - alpha) for h, b in zip(harms, benefits, strict=True)])
-        worth.append(saving * float(sure))
+        worth.append(saving * float(region.likely(harms, benefits, held, goal.max_loss, alpha).mean()))
     return cuts[int(np.argmax(worth)) :]
 
 

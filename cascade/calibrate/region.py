@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-GRID = 160
-"""Values of P(benefit) looked at, denser towards 0; the best three are refined."""
+Bools = NDArray[np.bool_]
+GRID = 80
+"""Values of P(benefit) looked at, denser towards 0; the best two are refined."""
 
 
 def needed(loss: float, confidence: float) -> int:
@@ -33,16 +36,25 @@ def score(harm: Floats, benefit: Floats, n: int, loss: float) -> Floats:
     return np.asarray((harm - benefit - n * loss) / spread, dtype=np.float64)
 
 
+class _Tables(NamedTuple):
+    """All tables that are better than the boundary, by benefit; those of benefit b begin at `starts[b]`."""
+
+    harm: Floats
+    benefit: Floats
+    ways: Floats
+    score: Floats
+    starts: NDArray[np.int64]
+
+
 @lru_cache(maxsize=4)
-def _tables(n: int, loss: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """All tables that are better than the boundary: harm, benefit, log multinomial coefficient, score."""
-    harm, benefit = np.meshgrid(np.arange(n + 1.0), np.arange(n + 1.0), indexing="ij")
+def _tables(n: int, loss: float) -> _Tables:
+    benefit, harm = np.meshgrid(np.arange(n + 1.0), np.arange(n + 1.0), indexing="ij")
     kept = (harm + benefit <= n) & (harm - benefit < n * loss)
     harm, benefit = harm[kept], benefit[kept]
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1.0, n + 1)))])
     rest = (n - harm - benefit).astype(int)
     ways = logs[n] - logs[harm.astype(int)] - logs[benefit.astype(int)] - logs[rest]
-    return harm, benefit, ways, score(harm, benefit, n, loss)
+    return _Tables(harm, benefit, ways, score(harm, benefit, n, loss), np.searchsorted(benefit, np.arange(n + 2.0)))
 
 
 @lru_cache(maxsize=65536)
@@ -55,31 +67,40 @@ def p_value(harm: int, benefit: int, n: int, loss: float) -> float:
         raise ValueError(f"harm {harm} and benefit {benefit} of {n} rows at a loss of {loss} cannot be")
     if n == 0 or harm - benefit >= n * loss:
         return 1.0
-    h, b, ways, scores = _tables(n, loss)
+    tables = _tables(n, loss)
     seen = score(np.array([float(harm)]), np.array([float(benefit)]), n, loss)[0]
-    inside = scores <= seen + 1e-12
-    h, b, ways = h[inside], b[inside], ways[inside]
-    rest = n - h - b
+    inside = tables.score <= seen + 1e-12
+    h, b, ways = tables.harm[inside], tables.benefit[inside], tables.ways[inside]
+    starts = np.searchsorted(b, np.arange(n + 2.0))
 
     def tail(q: float) -> float:
-        with np.errstate(divide="ignore"):
-            logq, none = math.log(q) if q > 0 else -math.inf, 1 - 2 * q - loss
-            logp = ways + h * math.log(q + loss) + np.where(b > 0, b * logq if q > 0 else -math.inf, 0.0)
-            logp = logp + (rest * math.log(none) if none > 0 else np.where(rest > 0, -math.inf, 0.0))
-        return float(np.exp(logp).sum())
+        far = 9 * math.sqrt(n * q * (1 - q)) + 9  # tables farther out have less than 1e-15 together
+        few, many = max(0, math.floor(n * q - far)), min(n, math.ceil(n * q + far))
+        near = slice(starts[few], starts[many + 1])
+        harms, benefits, none = h[near], b[near], 1 - 2 * q - loss
+        rest = n - harms - benefits
+        logp = ways[near] + harms * math.log(q + loss)
+        logp += benefits * math.log(q) if q > 0 else np.where(benefits > 0, -math.inf, 0.0)
+        logp += rest * math.log(none) if none > 0 else np.where(rest > 0, -math.inf, 0.0)
+        return float(np.exp(logp).sum()) + 1e-15
 
     most = (1 - loss) / 2
     grid = [most * (i / GRID) ** 2 for i in range(GRID + 1)]
     tails = [tail(q) for q in grid]
     best = max(tails)
-    for i in sorted(range(len(grid)), key=tails.__getitem__)[-3:]:
+    for i in sorted(range(len(grid)), key=tails.__getitem__)[-2:]:
         low, high = grid[max(i - 1, 0)], grid[min(i + 1, GRID)]
-        for _ in range(20):  # ternary search: the tail is smooth in q
+        for _ in range(14):  # ternary search: the tail is smooth in q
             left, right = low + (high - low) / 3, high - (high - low) / 3
             at_left, at_right = tail(left), tail(right)
             best = max(best, at_left, at_right)
             low, high = (left, high) if at_left < at_right else (low, right)
     return min(1.0, best)
+
+
+def likely(harm: NDArray[np.int64], benefit: NDArray[np.int64], n: int, loss: float, alpha: float) -> Bools:
+    """Whether tables would be certified, by the normal approximation of the score: for plans, never for a certificate."""
+    return np.asarray(score(harm.astype(float), benefit.astype(float), n, loss) <= NormalDist().inv_cdf(alpha) - 0.1)
 
 
 def p_value_absolute(right: int, n: int, target: float) -> float:

@@ -58,13 +58,14 @@ def _tiers(result: Result) -> list[str]:
 def _next(result: Result, point: Point) -> str:
     c = result.thresholds.certificate
     rate = (point.harm - point.benefit) / point.rows if point.rows else 1.0
-    counts = f"{point.harm} harm, {point.benefit} benefit, p = {point.p:.3f}"
-    head = f"the next policy (${point.cost_per_request:.6f} a request) is not certified: {counts}"
+    head = (f"the next policy (${point.cost_per_request:.6f} a request) is not certified: {point.harm} harm, {point.benefit} benefit, "
+            f"p = {point.p:.3f}")
     if c["min_accuracy"] is not None or rate >= c["max_loss"]:
         return f"{head}: on these rows it loses too much; more rows would hardly help"
     for more in (1.25, 1.5, 2, 3, 4, 6, 8):
         n = round(point.rows * more)
-        if n <= 1500 and region.p_value(round(point.harm * more), round(point.benefit * more), n, c["max_loss"]) <= 1 - c["confidence"]:
+        counts = np.array([round(point.harm * more)]), np.array([round(point.benefit * more)])
+        if region.likely(*counts, n, c["max_loss"], 1 - c["confidence"]).all():
             return f"{head}; about {n - point.rows} more certifying rows like these would certify it"
     return head
 
