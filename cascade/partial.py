@@ -11,7 +11,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from cascade import projection
 from cascade.types import Document, Json
 
 _MAX_DEPTH = 64
@@ -61,10 +60,7 @@ def cut(schema: Document, asked: tuple[str, ...]) -> Document | None:
     definitions = _reached(body, root)
     if definitions is None:
         return None
-    smaller = body | definitions
-    if projection.unsupported(smaller) and not projection.unsupported(root):
-        return None  # what strict servers took as a whole they have to take in part
-    return Document(smaller)
+    return Document(body | definitions)
 
 
 def uncut(schema: Document | None) -> str | None:

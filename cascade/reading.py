@@ -53,7 +53,7 @@ def said(policy: Policy, trail: Sequence[Event], at: int, read: Read | None = No
     found = _part(policy, tried)
     if found.problem is not None:
         return Said(tried.text, found)
-    below = _kept(trail, at)
+    below = next((i for i in range(at - 1, -1, -1) if _own(trail[i])), None)
     kept = None if below is None else said(policy, trail, below, read).read.value
     if not isinstance(kept, dict):
         return Said(tried.text, Extracted(None, "it is the answer to a part, and the trail does not hold the rest"))
@@ -79,12 +79,6 @@ def _part(policy: Policy, tried: Tried) -> Extracted:
     if found.problem is None and not isinstance(found.value, dict):
         return found._replace(value=None, problem="the answer is no object, and only some fields of one were asked for")
     return found
-
-
-def _kept(trail: Sequence[Event], at: int) -> int | None:
-    """The index of the answer that the one at `at` completes: the last one of a tier below."""
-    tier = trail[at].tier
-    return next((i for i in range(at - 1, -1, -1) if _own(trail[i]) and trail[i].tier != tier), None)
 
 
 def _own(event: Event) -> bool:

@@ -401,9 +401,10 @@ def test_the_whole_that_follows_a_part_may_be_repaired() -> None:
     assert models.calls[3].messages[1].content == WRONG
 
 
-def test_gates_of_a_part_ask_for_the_whole_and_each_vote_is_paid_once() -> None:
+@pytest.mark.parametrize("carry", ["nothing", "errors"])
+def test_gates_of_a_part_ask_for_the_whole_and_each_vote_is_paid_once(carry: str) -> None:
     models = Models(small=WRONG, big=['{"lines": [1, 2.5], "total": 3.5}', json.dumps(RIGHT)], other=json.dumps({**RIGHT, "item": "coffee"}))
-    outcome = answer(policy(more=", {agreement: {with: openai/other}}"), models)
+    outcome = answer(policy(carry, more=", {agreement: {with: openai/other}}"), models)
     votes = [call for call in models.calls if call.model == "openai/other"]
     assert [vote.schema for vote in votes] == [models.calls[0].schema]
     assert [(e.tier, e.gate, e.part) for e in outcome.trail if isinstance(e, Tried)] == [
@@ -454,6 +455,15 @@ def test_a_trail_that_lacks_the_rest_has_no_answer_to_tell() -> None:
     assert said(policy(), alone, 0).read.problem == "it is the answer to a part, and the trail does not hold the rest"
 
 
+def test_votes_and_parts_that_are_no_objects_are_not_merged() -> None:
+    kept, vote = Tried("small", "m", WRONG), Tried("small", "m", '{"item": "no"}', gate="consistency")
+    assert said(policy(), (kept, vote, Tried("big", "m", '{"total": 1}', part=("/total",))), 2).text == '{"item":"tea é","total":1,"lines":[1,2.5]}'
+    for text in ("[1]", "1", '"note"'):
+        found = said(policy(), (kept, Tried("big", "m", text, part=("/note",))), 1)
+        assert (found.text, found.read.value) == (text, None)
+        assert found.read.problem == "the answer is no object, and only some fields of one were asked for"
+
+
 def test_a_merged_answer_is_cached_as_what_it_came_to() -> None:
     models = Models(small=WRONG, big='{"lines": [1, 2.5], "total": 3.5}')
     cascade = Cascade(policy(), ask=models)
@@ -493,12 +503,14 @@ def test_when_the_money_ends_after_the_part_what_it_came_to_is_served() -> None:
     assert outcome.trail[-1].error == "budget"
 
 
+@pytest.mark.parametrize("votes", [0, 1])
+@pytest.mark.parametrize("repair", [0, 1])
 @pytest.mark.parametrize("carry", ["nothing", "errors", "draft"])
-def test_a_part_and_the_whole_after_it_stay_within_the_worst_case(carry: str) -> None:
-    ladder = policy(carry, repair=1, more=", {agreement: {with: openai/other}}")
+def test_a_part_and_the_whole_after_it_stay_within_the_worst_case(carry: str, repair: int, votes: int) -> None:
+    ladder = policy(carry, repair, more=", {agreement: {with: openai/other}}" * votes)
     limits = bounds(ladder, prompt_bytes=len("Extract the order. One tea"))
     most = max(tier.max_tokens for tier in ladder.tiers)
-    note = "n" * 4000
+    note = "n" * 7000
     spent: list[Decimal] = []
     said_: dict[str, int] = {}
 
@@ -512,11 +524,11 @@ def test_a_part_and_the_whole_after_it_stay_within_the_worst_case(carry: str) ->
     outcome = asyncio.run(Cascade(ladder, ask=fail, cache=CacheSettings("off")).arun(INPUTS))
     assert outcome.status == "flagged"
     assert [(e.tier, bool(e.part), e.repair) for e in outcome.trail if isinstance(e, Tried) and e.gate is None] == [
-        ("small", False, 0), ("big", True, 0), ("big", False, 0), ("big", False, 1)]  # fmt: skip
+        ("small", False, 0), ("big", True, 0), ("big", False, 0), *[("big", False, 1)] * repair]  # fmt: skip
     assert limits.worst_usd is not None
     assert sum(spent, Decimal(0)) <= limits.worst_usd
-    assert [tier.calls for tier in limits.tiers] == [(1, 1), (2, 6)]
-    assert limits.worst_seconds == 60.0 * (1 + 3 * 2)
+    assert [tier.calls for tier in limits.tiers] == [(1, 1), (1 + votes, (2 + repair) * (1 + votes))]
+    assert limits.worst_seconds == 60.0 * (1 + (2 + repair) * (1 + votes))
 
 
 def test_nulls_that_a_strict_provider_adds_to_a_part_are_dropped() -> None:
