@@ -31,7 +31,7 @@ from cascade.errors import ConfigurationError, InputError, PolicyError
 from cascade.grade import Grader
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
-from cascade.reading import reader
+from cascade.reading import reader, written
 from cascade.types import (
     Answer,
     Ask,
@@ -380,7 +380,7 @@ def _tier_digest(policy: Policy, tier: Tier) -> str:
     provider = policy.providers.get(tier.model.partition("/")[0])
     where = [provider.kind, provider.base_url, dict(provider.options)] if provider else None
     gates = [[gate.kind, gate.threshold, prompts.by_content(gate.options)] for gate in tier.gates]
-    return digest([tier.model, where, dict(tier.params), tier.max_tokens, tier.repair, tier.carry, gates])
+    return digest([tier.model, where, dict(tier.params), tier.max_tokens, tier.repair, tier.carry, tier.escalate, gates])
 
 
 def _canonical(inputs: Mapping[str, Json]) -> bytes:
@@ -400,6 +400,8 @@ def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:
         tried = outcome.trail[at]
         assert isinstance(tried, Tried)
         checks = [replace(c, cost_usd=ZERO, seconds=0.0) for c in verdicts(outcome.trail, at)]
+        if tried.part:  # what it completes is left behind: it is kept as what it came to
+            tried = replace(tried, text=tried.text if outcome.output is None else written(outcome.output), part=())
         trail = (replace(tried, cached=True, cost_usd=ZERO, seconds=0.0, retries=()), *checks)
     return replace(outcome, cost_usd=ZERO, unpriced=(), seconds=0.0, trail=trail, id=id, cached=True, mode=None)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
-from cascade import shipped
+from cascade import partial, shipped
 from cascade.decide import answered, verdicts
 from cascade.prompts import render
-from cascade.types import Event, Json, Message, Policy, Template, Tier, Tried
+from cascade.reading import said, whole_text
+from cascade.types import Call, Event, Json, Message, Policy, Template, Tier, Tried
 
 TRUNCATED = "the answer was cut off before its end: answer more briefly"
 
@@ -20,17 +22,30 @@ def prompt(policy: Policy, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     return (Message("system", render(policy.system, variables)), user) if policy.system else (user,)
 
 
-def carried(messages: tuple[Message, ...], tier: Tier, trail: Sequence[Event]) -> tuple[Message, ...]:
-    """The messages with what went wrong below (and the draft, if the tier wants it) added at their end."""
+def carried(policy: Policy, messages: tuple[Message, ...], tier: Tier, trail: Sequence[Event]) -> tuple[Message, ...]:
+    """The messages with what went wrong with the last try (and that draft, if the tier wants it) added at their end."""
     at = answered(trail) if tier.carry != "nothing" else None
     if at is None:
         return messages
-    draft = trail[at]
-    assert isinstance(draft, Tried)
     errors = complaints(trail, at)
     if not errors:
         return messages
-    note = render(_shipped("carry.j2"), {"errors": errors, "draft": draft.text if tier.carry == "draft" else None})
+    draft = whole_text(policy, trail, at) if tier.carry == "draft" else None
+    return _noted(messages, render(_shipped("carry.j2"), {"errors": errors, "draft": draft}))
+
+
+def only(policy: Policy, call: Call, tier: Tier, trail: Sequence[Event], part: tuple[str, ...]) -> Call:
+    """The call for these fields of the last answer alone: their schema, and the fields that are kept as data. `call` has the bare prompt."""
+    at = answered(trail)
+    assert at is not None, "a part is of an answer"
+    assert policy.schema is not None, "a schema tells the parts"
+    agreed, refused = partial.apart(said(policy, trail, at).read.value, part)
+    told = {"agreed": agreed, "fields": part, "errors": complaints(trail, at) if tier.carry != "nothing" else [],
+            "draft": refused if tier.carry == "draft" else None}  # fmt: skip
+    return replace(call, messages=_noted(call.messages, render(_shipped("partial.j2"), told)), schema=partial.cut(policy.schema, part))
+
+
+def _noted(messages: tuple[Message, ...], note: str) -> tuple[Message, ...]:
     role, content = messages[-1]
     return (*messages[:-1], Message(role, f"{content}\n\n{note.strip()}"))
 

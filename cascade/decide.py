@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import assert_never
 
+from cascade import partial
+from cascade.reading import said
 from cascade.types import Check, Checked, Compared, Event, Failed, Finish, Policy, Repair, Skipped, Step, Tier, Tried, Try
 
 STOPPING = frozenset({"budget", "run_budget", "deadline", "configuration"})
@@ -43,11 +45,14 @@ def _after_answer(policy: Policy, trail: Sequence[Event], tried: Tried) -> Step:
 
 
 def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> Step:
-    """Passed (or only advisory): the next gate, or accepted. Not passed: repair while it may help, else climb."""
+    """Passed (or only advisory): the next gate, or accepted. Not passed: the whole if only a part was asked, a repair while it may help,
+    else climb."""
     tier = policy.tier(checked.tier)
     at = next(i for i, gate in enumerate(tier.gates) if gate.name == checked.gate)
     if checked.passed or tier.gates[at].advisory:
         return Check(tier.name, tier.gates[at + 1].name) if at + 1 < len(tier.gates) else Finish("accepted", answered(trail))
+    if partial_tier(trail) == tier.name:
+        return Try(tier.name)  # what is wrong may stand in what it was not asked for
     if may_repair(trail, tier, at, checked):
         return Repair(tier.name, repairs_of(trail, tier.name) + 1)
     return _climb(policy, trail, tier.name)
@@ -55,7 +60,18 @@ def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> St
 
 def _climb(policy: Policy, trail: Sequence[Event], name: str) -> Step:
     above = next_tier(policy, name)
-    return Try(above.name) if above else exhausted(policy, trail, "exhausted")
+    return Try(above.name, disputed(policy, trail, above)) if above else exhausted(policy, trail, "exhausted")
+
+
+def disputed(policy: Policy, trail: Sequence[Event], tier: Tier) -> tuple[str, ...]:
+    """The fields that are all this tier is asked for; () for a whole answer. Every gate that the last answer failed has to name fields."""
+    at = answered(trail)
+    if tier.escalate != "partial" or not tier.gates or policy.schema is None or at is None:
+        return ()
+    failing = [checked for checked in verdicts(trail, at) if not checked.passed]
+    if not failing or not all(checked.fields for checked in failing):
+        return ()
+    return partial.units(policy.schema, said(policy, trail, at).read.value, [field for checked in failing for field in checked.fields])
 
 
 def exhausted(policy: Policy, trail: Sequence[Event], why: str) -> Finish:
@@ -96,6 +112,13 @@ def answered(trail: Sequence[Event]) -> int | None:
         if isinstance(event, Tried) and event.gate is None:
             return i
     return None
+
+
+def partial_tier(trail: Sequence[Event]) -> str | None:
+    """The tier that gave the last answer, if it was asked for a part only."""
+    at = answered(trail)
+    tried = None if at is None else trail[at]
+    return tried.tier if isinstance(tried, Tried) and tried.part else None
 
 
 def verdicts(trail: Sequence[Event], answer: int) -> list[Checked]:

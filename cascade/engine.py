@@ -11,12 +11,13 @@ from decimal import Decimal
 
 from cascade import compose, signals
 from cascade.budget import Purse
-from cascade.decide import answered, decide, latest, spent, unpriced, verdicts
+from cascade.decide import answered, decide, latest, partial_tier, spent, unpriced, verdicts
 from cascade.errors import BudgetExceeded, ConfigurationError, ProviderError
 from cascade.explore import explore
 from cascade.extract import Extracted
 from cascade.grade import Grader
 from cascade.outcome import Outcome
+from cascade.reading import said
 from cascade.types import (
     Answer,
     Ask,
@@ -210,7 +211,8 @@ class _Climb:
             served = trail[finish.answer]
             assert isinstance(served, Tried)
             tier = served.tier
-            output = self.values[finish.answer] if finish.answer in self.values else self.ladder.read(served.text).value
+            known = finish.answer in self.values
+            output = self.values[finish.answer] if known else said(self.policy, trail, finish.answer, self.ladder.read).read.value
         error = None if finish.status == "accepted" else _why(finish, trail)
         return Outcome(f"{self.policy.name}@{self.policy.digest[:6]}", finish.status, output, tier, spent(trail), unpriced(trail),
                        time.perf_counter() - started, trail, error, id)
@@ -250,13 +252,20 @@ class _Climb:
     async def _try(self, step: Try) -> None:
         await self._collect()
         tier = self.tier = self.policy.tier(step.tier)
-        messages = self.messages if self.exploring else compose.carried(self.messages, tier, self.trail)
-        self.call = Call(tier.model, messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+        messages = self.messages if self.exploring else compose.carried(self.policy, self.messages, tier, self.trail)
+        call = Call(tier.model, messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+        if partial_tier(self.trail) != tier.name:  # else the whole follows a part, and the same votes hold
+            self.call = call
+            self._ask_early(tier, call)
+        if step.part:
+            call = compose.only(self.policy, replace(call, messages=self.messages), tier, self.trail, step.part)
+        await self._answer(call, tier, 0, step.part)
+
+    def _ask_early(self, tier: Tier, whole: Call) -> None:
         for gate in tier.gates:
-            for call in self.ladder.verifiers[tier.name, gate.name].early(self.inputs, self.call):
+            for call in self.ladder.verifiers[tier.name, gate.name].early(self.inputs, whole):
                 if call not in self.early and call not in self.heard:
                     self.early[call] = asyncio.create_task(self._ask(call, tier, gate.name))
-        await self._answer(self.call, tier, 0)
 
     async def _repair(self, step: Repair) -> None:
         tier = self.policy.tier(step.tier)
@@ -264,20 +273,20 @@ class _Climb:
         await self._answer(replace(call, messages=compose.repaired(call.messages, self.trail)), tier, step.n)
 
     def _base_call(self, tier: Tier) -> Call:
-        """The tier's first call; made anew where a request goes on from a trail."""
+        """The tier's first call for a whole answer; made anew where a request goes on from a trail."""
         if self.call is None:
             self.call = Call(tier.model, self.messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
         return self.call
 
-    async def _answer(self, call: Call, tier: Tier, repair: int) -> None:
+    async def _answer(self, call: Call, tier: Tier, repair: int, part: tuple[str, ...] = ()) -> None:
         self.case = None
         known = None if self.exploring else self.heard.get(call)  # in a recording each tier shows what it costs alone
         if known is not None:
             self.trail.append(Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
-                                    signals=known.signals))
+                                    signals=known.signals, part=part))
             return
         event, result = await self._ask(call, tier, None, repair)
-        self.trail.append(event)
+        self.trail.append(replace(event, part=part) if part and isinstance(event, Tried) else event)
         if isinstance(result, Answer) and not self.exploring:
             self.heard[call] = result  # a gate above that wants this model's vote has it
 
@@ -371,12 +380,10 @@ class _Climb:
     def _case(self, tier: Tier) -> Case:
         at = answered(self.trail)
         assert at is not None, "a check follows an answer"
-        tried = self.trail[at]
-        assert isinstance(tried, Tried)
-        read = self.ladder.read(tried.text)
+        text, read = said(self.policy, self.trail, at, self.ladder.read)
         self.values[at] = read.value
         self.size = _grader(self.ladder).size(read.value)
-        self.case = Case(self.inputs, tried.text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
+        self.case = Case(self.inputs, text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
                          read.problem, read.notes)
         return self.case
 

@@ -59,6 +59,8 @@ def event_to_row(event: Event) -> dict[str, Json]:
         row[name] = getattr(event, name)
     if "seconds" in row:
         row["seconds"] = _seconds(row["seconds"])
+    if not row.get("part", True):
+        del row["part"]  # nearly every answer is a whole one
     if row.get("retries"):
         row["retries"] = [retry._asdict() for retry in row["retries"]]
     return row
@@ -147,4 +149,5 @@ _READ: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("usage", lambda value: None if value is None else Usage(**value)),
     ("retries", lambda value: tuple(Retry(**retry) for retry in value)),
     ("fields", tuple),
+    ("part", tuple),
 )

@@ -38,11 +38,13 @@ def rows(trail: Sequence[Event]) -> Iterator[tuple[str, str, str, str, str, str]
 
 def _asked(event: Tried | Failed) -> tuple[str, str, str, str, str, str]:
     what = f"  {event.gate}: {event.model}" if event.gate else f"repair {event.repair}: {event.model}" if event.repair else event.model
-    retries = f"after {len(event.retries)} retries" if event.retries else ""
+    why = f"after {len(event.retries)} retries" if event.retries else ""
     if isinstance(event, Failed):
         return event.tier, what, event.error, dollars(event.cost_usd), f"{event.seconds:.3f}", one_line(event.reason)
     result = {"stop": "answered", "length": "cut off", "refusal": "refused", "filter": "filtered"}[event.finish]
-    return event.tier, what, "cached" if event.cached else result, dollars(event.cost_usd), f"{event.seconds:.3f}", retries
+    if event.part:
+        why = one_line(f"only {', '.join(event.part)}{f'; {why}' if why else ''}")
+    return event.tier, what, "cached" if event.cached else result, dollars(event.cost_usd), f"{event.seconds:.3f}", why
 
 
 def dollars(cost: Decimal | None) -> str:

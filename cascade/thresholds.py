@@ -100,7 +100,9 @@ def _check(found: Thresholds) -> None:
 
 def problems(policy: Policy, thresholds: Thresholds) -> list[str]:
     """Why these thresholds do not hold for this policy (asked without thresholds); [] when they do."""
-    return binding.changed(thresholds.digests, binding.digests(policy))
+    told = [f"tier {tier.name} has {key}: {value}, and was certified without" for tier in policy.tiers[1:]
+            for key, value in (("carry", tier.carry), ("escalate", tier.escalate)) if value not in ("nothing", "whole")]  # fmt: skip
+    return binding.changed(thresholds.digests, binding.digests(policy)) + told
 
 
 def apply(policy: Policy, thresholds: Thresholds, point: int | None = -1) -> Policy:

@@ -144,7 +144,7 @@ Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 @dataclass(frozen=True, slots=True)
 class Case:
     """What a verifier sees: the answer `text`, its JSON `value` (None with `problem` set when none could be read), the request's
-    `inputs`, the `call` that was answered, and the policy's `schema` and `compare` (dotted field -> comparator options).
+    `inputs`, the `call` that asks for a whole answer, and the policy's `schema` and `compare` (dotted field -> comparator options).
     `notes` say what extraction had to do (e.g. "fence", "prose"). `signals` are the answer's own and those of the gates before this
     one, named as in `signals.gather`."""
 
@@ -297,9 +297,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Ask this tier."""
+    """Ask this tier: for a whole answer, or only for the `part` of the last one that these JSON pointers name."""
 
     tier: str
+    part: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +337,8 @@ Step: TypeAlias = Try | Repair | Check | Finish
 @dataclass(frozen=True, slots=True)
 class Tried:
     """A model answered. With `gate` set it was asked by that gate (a vote, a sample, a judge; "audit": the last tier's model, asked
-    beside a served answer), else it is the tier's own answer; `repair` is 0 for the first answer."""
+    beside a served answer), else it is the tier's own answer; `repair` is 0 for the first answer. With `part` set it was asked only for
+    the fields at these JSON pointers, and `text` holds only them: `reading.said` tells what it comes to."""
 
     event: ClassVar[str] = "tried"
     tier: str
@@ -352,6 +354,7 @@ class Tried:
     cached: bool = False
     retries: tuple[Retry, ...] = ()
     signals: Mapping[str, float] = NOTHING
+    part: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

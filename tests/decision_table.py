@@ -10,6 +10,7 @@ from cascade.types import (
     Check,
     Checked,
     Compared,
+    Document,
     Event,
     Failed,
     Finish,
@@ -62,10 +63,25 @@ def failed(tier: str, error: str = "overloaded", gate: str | None = None, repair
     return Failed(tier, "p/x", error, "down", gate=gate, repair=repair)
 
 
+def said(tier: str, text: str, *part: str, finish: Any = "stop", repair: int = 0) -> Tried:
+    return Tried(tier, "p/x", text, finish, cost_usd=Decimal("0.01"), repair=repair, part=part)
+
+
+def disputes(tier: str, *fields: str, gate: str = "schema", score: float | None = 0.2) -> Checked:
+    return Checked(tier, gate, score, 1.0, False, "wrong", fields)
+
+
 P = policy()
 S, M, B = "small", "middle", "big"
 SMALL_TWICE = [tried(S), no(S), tried(S, repair=1), no(S)]
 UP_TO_BIG = [*SMALL_TWICE, tried(M), ok(M), no(M, "judge"), tried(B)]
+
+FIELDS = Document({"type": "object", "required": ["a", "b"], "properties": {
+    "a": {"type": "string"}, "b": {"type": "string"}, "c": {"type": "array", "items": {"type": "string"}}, "d": {"type": "string"}}})  # fmt: skip
+PARTLY = replace(policy(replace(SMALL, repair=0), replace(MIDDLE, escalate="partial", repair=1), replace(BIG, escalate="partial")), schema=FIELDS)
+FIRST = said(S, '{"a": "x", "b": "y", "c": ["z"], "d": "w"}')
+A_PART = [FIRST, disputes(S, "/b"), said(M, '{"b": "Y"}', "/b")]
+A_PART_FAILED = [*A_PART, disputes(M, "/a")]
 
 TABLE = [
     Case("a request begins at the first tier", P, [], Try(S)),
@@ -137,6 +153,45 @@ TABLE = [
          [tried("weighed"), ok("weighed"), no("weighed", "judge", None)], Check("weighed", "calibrated")),
     Case("the gate that weighs has the last word", policy(WEIGHED, BIG),
          [tried("weighed"), ok("weighed"), ok("weighed", "judge"), no("weighed", "calibrated")], Try(B)),
+    Case("in part: only the fields that the failing gate names are asked for", PARTLY, [FIRST, disputes(S, "/b")], Try(M, ("/b",))),
+    Case("an array is asked for in one piece", PARTLY, [FIRST, disputes(S, "/c/0", "/b")], Try(M, ("/b", "/c"))),
+    Case("more than half of the fields is the whole", PARTLY, [FIRST, disputes(S, "/a", "/b", "/c")], Try(M)),
+    Case("a gate that names no field leaves the whole open", PARTLY, [FIRST, ok(S), no(S, "judge")], Try(M)),
+    Case("one failing gate that names none is enough, whatever an advisory one named",
+         replace(policy(WEIGHED, replace(BIG, escalate="partial")), schema=FIELDS),
+         [replace(FIRST, tier="weighed"), ok("weighed"), disputes("weighed", "/b", gate="judge"), no("weighed", "calibrated")], Try(B)),
+    Case("what a gate disputed and let pass is not asked for", PARTLY,
+         [FIRST, replace(ok(S), fields=("/d",)), disputes(S, "/b", gate="judge")], Try(M, ("/b",))),
+    Case("a gate that names the answer as a whole, too", PARTLY, [FIRST, disputes(S, "/b", "")], Try(M)),
+    Case("a field that the schema does not know, too", PARTLY, [FIRST, disputes(S, "/b", "/q")], Try(M)),
+    Case("an answer that could not be read has no parts", PARTLY, [said(S, "none"), disputes(S, "/b")], Try(M)),
+    Case("nor has one that is no object", PARTLY, [said(S, "[1]"), disputes(S, "/b")], Try(M)),
+    Case("nor a truncated one", PARTLY, [said(S, '{"a"', finish="length")], Try(M)),
+    Case("without an answer below the whole is asked", PARTLY, [failed(S)], Try(M)),
+    Case("a skipped tier has no answer either", PARTLY, [Skipped(S, "failed before")], Try(M)),
+    Case("a tier that does not say partial is asked for the whole", replace(P, schema=FIELDS),
+         [FIRST, disputes(S, "/b"), said(S, FIRST.text, repair=1), disputes(S, "/b")], Try(M)),
+    Case("without a schema there are no parts", replace(PARTLY, schema=None), [FIRST, disputes(S, "/b")], Try(M)),
+    Case("a tier without gates is asked for the whole: nobody would look at what comes of it",
+         replace(policy(replace(SMALL, repair=0), replace(TRUST, escalate="partial")), schema=FIELDS), [FIRST, disputes(S, "/b")], Try("trust")),
+    Case("a part goes through the tier's gates", PARTLY, A_PART, Check(M, "schema")),
+    Case("a part that passes them is accepted", PARTLY, [*A_PART, ok(M), ok(M, "judge")], Finish("accepted", 2)),
+    Case("a part that fails is followed by the whole on the same tier, not by a repair", PARTLY, A_PART_FAILED, Try(M)),
+    Case("on the last tier too", PARTLY, [failed(S), FIRST, disputes(S, "/b"), failed(M), said(B, '{"b": "Y"}', "/b"), disputes(B, "/a")], Try(B)),
+    Case("a part that could not be judged is followed by the whole", PARTLY, [*A_PART, ok(M), no(M, "judge", None)], Try(M)),
+    Case("the whole that follows a part is repaired like any other", PARTLY,
+         [*A_PART_FAILED, said(M, FIRST.text), disputes(M, "/a")], Repair(M, 1)),
+    Case("the whole that follows a part and fails climbs, and what it disputes is asked for in part", PARTLY,
+         [*A_PART_FAILED, said(M, FIRST.text), disputes(M, "/a"), said(M, FIRST.text, repair=1), disputes(M, "/d")], Try(B, ("/d",))),
+    Case("the whole that follows a part and gives no answer climbs; what the part came to is kept", PARTLY,
+         [*A_PART_FAILED, failed(M)], Try(B, ("/a",))),
+    Case("a part that got no answer climbs, and the answer below is still the one that is kept", PARTLY,
+         [FIRST, disputes(S, "/b"), failed(M)], Try(B, ("/b",))),
+    Case("a truncated part climbs to the whole", PARTLY, [FIRST, disputes(S, "/b"), said(M, '{"b', "/b", finish="length")], Try(B)),
+    Case("a refused part stops", PARTLY, [FIRST, disputes(S, "/b"), said(M, "no", "/b", finish="refusal")], Finish("refused", None, "refusal")),
+    Case("no money for the whole: the best is served", PARTLY, [*A_PART, ok(M), no(M, "judge"), failed(M, "budget")], Finish("flagged", 2, "budget")),
+    Case("the part is served if it got further than the whole", PARTLY,
+         [FIRST, disputes(S, "/b"), failed(M), said(B, '{"b": "Y"}', "/b"), disputes(B, "/a"), failed(B)], Finish("flagged", 3, "exhausted")),
     Case("an audit changes nothing of what was decided", P,
          [tried(S), ok(S), ok(S, "judge"), tried(S, gate="audit"), Compared(S, B, False)], Finish("accepted", 0)),
 ]

@@ -320,6 +320,8 @@ def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Pa
         ("model: p/small", "model: p/smaller", "tier small has changed"),
         ("{type: integer}", "{type: number}", "schema has changed"),
         ("with: p/other", "with: p/another", "tier small: gate agreement has changed"),
+        ("model: p/big,", "model: p/big, escalate: partial,", "tier big has escalate: partial, and was certified without"),
+        ("model: p/big,", "model: p/big, carry: errors,", "tier big has carry: errors, and was certified without"),
     ],
 )
 def test_a_certificate_of_another_policy_is_refused_saying_what_changed(tmp_path: Path, old: str, new: str, says: str) -> None:

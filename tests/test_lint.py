@@ -58,6 +58,8 @@ LOCAL = "providers: {local: {kind: openai, base_url: 'http://127.0.0.1:1/v1'}}\n
         ("tiers: [openai/gpt-4o]\n", ["5:9 retired"]),
         (LOCAL + "tiers: [{model: local/m, params: {temperature: 0}, gates: [{consistency: 3}]}]\n", ["7:9 schema-added", "7:60 same-samples"]),
         (LOCAL + "tiers: [{model: local/m, params: {temperature: 0.7}, gates: [schema, {consistency: 3}]}]\n", []),
+        ("tiers: [{model: openai/gpt-6-luna, escalate: partial}]\n", ["5:46 first-partial"]),
+        ("tiers: [openai/gpt-6-luna, {model: openai/gpt-6-sol, escalate: partial}]\n", ["5:64 whole-schema"]),
     ],
 )
 def test_finding(tiers: str, found: list[str]) -> None:
@@ -68,6 +70,14 @@ def test_a_field_that_an_open_schema_does_not_name_is_told() -> None:
     open_schema = HEAD.replace(", additionalProperties: false", "")
     tiers = "compare: {aa: date, b.c: date}\ntiers: [{model: anthropic/claude-opus-5-5, gates: [schema, {consistency: {samples: 3, fields: [a, bb]}}]}]\n"
     assert findings(tiers, head=open_schema) == ["5:11 unknown-field", "5:21 unknown-field", "6:60 unknown-field"]
+
+
+def test_a_part_whose_gates_ask_for_the_whole_is_told() -> None:
+    two_fields = HEAD.replace("{a: {type: string}}", "{a: {type: string}, b: {type: string}}")
+    tiers = "tiers: [openai/gpt-6-luna, {model: openai/gpt-6-sol, escalate: partial%s}]\n"
+    votes = ", gates: [schema, {agreement: {with: anthropic/claude-haiku-5-5}}]"
+    assert findings(tiers.replace("%s", ""), head=two_fields) == []
+    assert findings(tiers.replace("%s", votes), head=two_fields) == ["5:64 whole-votes"]
 
 
 def test_a_tier_that_accepts_everything_makes_those_above_it_dead() -> None:

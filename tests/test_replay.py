@@ -801,6 +801,10 @@ def test_carry_and_partial_are_said_to_be_approximations(tmp_path: Path) -> None
     (tmp_path / "t.jsonl").write_bytes(b"\n".join(LINES) + b"\n")
     told = plain(replay(sums(TIERS.replace("name: middle,", "name: middle, carry: errors,")), [str(tmp_path / "t.jsonl")]))
     assert "tier middle has carry: errors; its answers were recorded without what it would have been told" in told
+    parts = sums(TIERS.replace("name: middle,", "name: middle, escalate: partial,"))
+    result = replay(parts, [str(tmp_path / "t.jsonl")])
+    assert "tier middle has escalate: partial; its answers were recorded whole" in plain(result)
+    assert result.scored.cost == replay(sums(), [str(tmp_path / "t.jsonl")]).scored.cost
 
 
 def test_stdin_is_read_as_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import orjson
 
-from cascade import prices, providers, verifiers
+from cascade import partial, prices, providers, verifiers
 from cascade.types import Gate, Policy, Template, Tier
 
 ZERO = Decimal(0)
@@ -18,6 +18,8 @@ ANSWER_BYTES = 8
 """Bytes of an answer's token, for drafts that are shown again."""
 REASON_BYTES = 1000
 """Bytes of one gate's reason, which a repair or the next tier is shown."""
+PART_BYTES = 1000
+"""Bytes of what a tier is told beside the fields that are kept, when it is asked for a part."""
 JUDGED = 4
 """A judge sees inputs and answer as JSON within JSON: a quote takes four bytes."""
 
@@ -76,7 +78,7 @@ def bounds(policy: Policy, prompt_bytes: int | None = None) -> Bounds:
 def _tier(policy: Policy, tier: Tier, calls: list[_Call]) -> TierBounds:
     best = _sum([_least(policy, call) for call in calls])
     worst = _sum([_most(policy, call) for call in calls])
-    seconds = tier.timeout * (1 + tier.repair) * (1 + _rounds(tier))
+    seconds = tier.timeout * _answers(policy, tier) * (1 + _rounds(tier))
     return TierBounds(tier.name, best, worst, seconds, (sum(c.times[0] for c in calls), sum(c.times[1] for c in calls)))
 
 
@@ -84,8 +86,8 @@ def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
     """What one tier may ask: itself, and its gates for each of its answers (a vote that was lost is asked for again)."""
     tier = policy.tiers[i]
     size = prompt + (len(orjson.dumps(policy.schema.json)) if policy.schema else 0)
-    first = size + (_carried(tier, policy.tiers[i - 1]) if i else 0)
-    answers = 1 + tier.repair
+    answers = _answers(policy, tier)
+    first = size + (_carried(policy, i) if i else 0)
     yield _Call(tier.model, (1, answers), (size, first + (_told_again(tier) if tier.repair else 0)), tier.max_tokens)
     for gate in tier.gates:
         count = verifiers.calls(gate.kind, gate.options)
@@ -93,7 +95,8 @@ def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
         text = _own_text(gate)
         sizes = (size + text, first + text)
         if gate.kind not in ("agreement", "consistency"):
-            sizes = (size + text, JUDGED * (prompt + tier.max_tokens * ANSWER_BYTES) + text)
+            answer = sum(t.max_tokens for t in policy.tiers[: i + 1]) if _in_part(policy, tier) else tier.max_tokens
+            sizes = (size + text, JUDGED * (prompt + answer * ANSWER_BYTES) + text)
         for model in models if count else ():
             each = count // len(models)
             yield _Call(model, (each, each * answers), sizes, verifiers.max_tokens(gate.kind, gate.options) or tier.max_tokens)
@@ -104,10 +107,25 @@ def _told_again(tier: Tier) -> int:
     return tier.max_tokens * ANSWER_BYTES + REASON_BYTES * max(1, len(tier.gates))
 
 
-def _carried(tier: Tier, below: Tier) -> int:
-    """Bytes that a tier is shown of the last one's try."""
-    errors = REASON_BYTES * max(1, len(below.gates))
-    return {"nothing": 0, "errors": errors, "draft": errors + 2 * below.max_tokens * ANSWER_BYTES}[tier.carry]
+def _answers(policy: Policy, tier: Tier) -> int:
+    """How often a tier may answer: to a part, and when that fails to the whole, with its repairs."""
+    return 1 + tier.repair + _in_part(policy, tier)
+
+
+def _in_part(policy: Policy, tier: Tier) -> bool:
+    return tier.escalate == "partial" and tier is not policy.tiers[0] and partial.uncut(policy.schema) is None
+
+
+def _carried(policy: Policy, i: int) -> int:
+    """Bytes that a tier is shown of the last try: what is kept of it or, where a part was not enough, what its own came to."""
+    tier, in_part = policy.tiers[i], _in_part(policy, policy.tiers[i])
+    tries = policy.tiers[i - 1 : i + 1] if in_part else policy.tiers[i - 1 : i]
+    merged = any(_in_part(policy, below) for below in policy.tiers[: i + in_part])
+    draft = 2 * ANSWER_BYTES * sum(below.max_tokens for below in (policy.tiers[: i + 1] if merged else tries))
+    errors = REASON_BYTES * max(1, *(len(below.gates) for below in tries))
+    shown = {"nothing": 0, "errors": errors, "draft": errors + draft}[tier.carry]
+    schema = len(orjson.dumps(policy.schema.json)) if policy.schema else 0  # it tells, once more, which fields are asked for
+    return shown + (draft + schema + PART_BYTES if in_part else 0)
 
 
 def _own_text(gate: Gate) -> int:

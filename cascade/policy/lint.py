@@ -8,7 +8,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Literal
 
-from cascade import prices, providers, verifiers
+from cascade import partial, prices, providers, verifiers
 from cascade.policy import fields
 from cascade.policy.load import Loaded
 from cascade.policy.mistakes import near
@@ -47,7 +47,7 @@ def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
         line, column = loaded.source.at(loc, key=loc[:1] in (("compare",), ("pricing",)))
         found.append(Finding(level, code, line, column, name(loc), message))
 
-    for rule in (_rungs, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys, _beside):
+    for rule in (_rungs, _parts, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys, _beside):
         for level, code, loc, message in rule(policy, env):
             tell(level, code, loc, message)
     if policy.schema is None:
@@ -73,6 +73,22 @@ def _rungs(policy: Policy, env: Mapping[str, str]) -> Found:
         below = policy.tiers[i - 1] if i else None
         if below and (cheaper := _dearness(policy, tier)) is not None and (dear := _dearness(policy, below)) is not None and cheaper < dear:
             yield "warning", "order", ("tiers", i), f"{tier.name} is cheaper than {below.name} below it: the ladder goes from cheap to dear"
+
+
+def _parts(policy: Policy, env: Mapping[str, str]) -> Found:
+    """Where `escalate: partial` never has an effect, or costs what it saves."""
+    why = partial.uncut(policy.schema)
+    for i, tier in enumerate(policy.tiers):
+        loc: Loc = ("tiers", i, "escalate")
+        if tier.escalate != "partial":
+            continue
+        if not i:
+            yield "warning", "first-partial", loc, f"{tier.name} is the first tier: there is no answer of which it could be asked for a part"
+        elif why is not None:
+            yield "warning", "whole-schema", loc, f"{tier.name} always answers the whole: the schema cannot be cut, {why}"
+        elif asking := [gate.name for gate in tier.gates if gate.asks]:
+            yield ("info", "whole-votes", loc,
+                   f"{asking[0]} of {tier.name} asks for whole answers beside the part: what the part saves may be spent there")
 
 
 def _beside(policy: Policy, env: Mapping[str, str]) -> Found:

@@ -137,10 +137,10 @@ class _Loader:
         return Loaded(policy, self.source, tuple(added), self.places)
 
     def _refuse_later(self, part: PolicyPart) -> None:
-        """Keys of the format that this version does not act upon: better refused than silently without effect."""
+        """What this version, or this policy, does not act upon: better refused than silently without effect."""
         for i, tier in enumerate(part.tiers):
-            if tier.escalate == "partial":
-                self.problem(("tiers", i, "escalate"), f'partial escalation is {LATER}: write "whole"')
+            if tier.escalate == "partial" and part.schema_ is None:
+                self.problem(("tiers", i, "escalate"), 'partial needs a schema: it tells the fields apart; declare one, or write "whole"')
         if part.cache.backend not in ("disk", "memory", "off"):
             redis = part.cache.backend.startswith("redis")
             self.problem(("cache", "backend"), f"a shared cache in Redis is {LATER}: use disk, memory or off" if redis
@@ -360,7 +360,7 @@ class _Loader:
     def _tier(self, own: str, given: TierPart, part: PolicyPart, params: Mapping[str, Json], gates: tuple[Gate, ...]) -> Tier:
         defaults = part.defaults
         return Tier(
-            name=own, model=given.model, gates=gates, params=params, carry=given.carry,
+            name=own, model=given.model, gates=gates, params=params, carry=given.carry, escalate=given.escalate,
             repair=defaults.repair if given.repair is None else given.repair,
             max_tokens=given.max_tokens or defaults.max_tokens, timeout=given.timeout or defaults.timeout,
             retries=defaults.retries if given.retries is None else given.retries,

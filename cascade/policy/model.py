@@ -145,7 +145,8 @@ class TierPart(Part):
     params: dict[str, Any] = Field({}, description="What the model takes beside the messages, e.g. reasoning_effort, temperature.")
     repair: int | None = Field(None, ge=0, le=10, description="Re-asks on the same tier with the errors, before escalating.")
     gates: list[Any] | None = Field(None, description="What its answer must pass, in this order; default: the policy's gates.")
-    escalate: Literal["whole", "partial"] = Field("whole", description="whole: the next tier answers everything.")
+    escalate: Literal["whole", "partial"] = Field("whole", description="What it is asked for: whole, or partial: only the fields in which the "
+                                                 "last answer failed its gates; the others are kept.")
     carry: Literal["nothing", "errors", "draft"] = Field("nothing", description="What this tier sees of the last one's try.")
     timeout: Seconds | None = Field(None, description="Total time of one call.")
     retries: int | None = Field(None, ge=0, le=10, description="Attempts after the first.")

@@ -32,9 +32,9 @@ class Worst:
         """Of the tier's own call after that trail."""
         messages = compose.prompt(self.policy, inputs)
         if not repair:
-            return self.of(self._call(tier, compose.carried(messages, tier, trail)))
+            return self.of(self._call(tier, compose.carried(self.policy, messages, tier, trail)))
         first = next(i for i, e in enumerate(trail) if isinstance(e, Tried | Failed) and e.gate is None and e.tier == tier.name)
-        return self.of(self._call(tier, compose.repaired(compose.carried(messages, tier, trail[:first]), trail)))
+        return self.of(self._call(tier, compose.repaired(compose.carried(self.policy, messages, tier, trail[:first]), trail)))
 
     def of_gate(self, tier: Tier, gate: Gate, event: Tried | Failed, inputs: Mapping[str, Json]) -> Decimal:
         """Of one of the gate's calls."""

@@ -292,7 +292,7 @@ class Counting:
         if stood in compared:
             self._same(Compared(stood, top or "", compared[stood]))
         if gold is not None and self.grade:
-            for tier, text in {e.tier: e.text for e in trail if isinstance(e, Tried) and e.gate is None}.items():
+            for tier, text in {e.tier: e.text for e in trail if isinstance(e, Tried) and e.gate is None and not e.part}.items():
                 right = self.grade(text, gold)
                 if right is not None:
                     seen = self.right.setdefault(tier, [0, 0])
@@ -385,7 +385,7 @@ class Counting:
         return self.gates.setdefault((tier, gate), GateNumbers(tier, gate))
 
     def _predictions(self, trail: Sequence[Event], compared: dict[str, bool], gold: Json = None) -> None:
-        texts = {e.tier: e.text for e in trail if isinstance(e, Tried) and e.gate is None} if gold is not None and self.grade else {}
+        texts = {e.tier: e.text for e in trail if isinstance(e, Tried) and e.gate is None and not e.part} if gold is not None and self.grade else {}
         for event in trail:
             if isinstance(event, Checked) and event.gate == "calibrated" and event.score is not None:
                 right = self.grade(texts[event.tier], gold) if self.grade and event.tier in texts else None

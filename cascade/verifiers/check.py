@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cascade.compare import pointer
 from cascade.types import Ask, Call, Case, Document, Json, Verdict
 from cascade.verifiers import Spec
 from cascade.verifiers._expression import CannotTell, Compiler, Node, Run, Wrong, is_number, kind_of, parse, show
@@ -31,12 +32,19 @@ def _parts(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
+def _speaks_of_all(node: ast.expr) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == "answer" for part in ast.walk(node))
+
+
 class _Part:
-    """One of the conditions, with what it takes to say why it does not hold."""
+    """One of the conditions, with what it takes to say why it does not hold, and the fields it names (none when it looks at `answer`)."""
 
     def __init__(self, compiler: Compiler, node: ast.expr) -> None:
         self.text = one_line(ast.get_source_segment(compiler.source, node) or ast.unparse(node), 200)
+        outside, compiler.fields = compiler.fields, {}
         self.holds = compiler.compile(node)
+        self.fields = () if _speaks_of_all(node) else tuple(pointer([name]) for name in compiler.fields)
+        compiler.fields = {**compiler.fields, **outside}
         self.sides: tuple[Node, Node] | None = None
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             self.sides = compiler.compile(node.left), compiler.compile(node.comparators[0])
@@ -71,19 +79,22 @@ class CheckVerifier:
     def _score(self, names: dict[str, Any]) -> Verdict:
         run = Run(names)
         score = 1.0
+        disputed: tuple[str, ...] = ()
+        part = self.parts[0]
         try:
             for part in self.parts:
                 result = part.holds(run)
                 if result is False:
-                    return Verdict(0.0, one_line(part.why(names), 600))
-                score = min(score, _as_score(result))
+                    return Verdict(0.0, one_line(part.why(names), 600), part.fields)
+                if (found := _as_score(result)) < score:
+                    score, disputed = found, part.fields
         except Wrong as err:
-            return Verdict(0.0, one_line(f"check `{self.source}`: {err}", 600))
+            return Verdict(0.0, one_line(f"check `{self.source}`: {err}", 600), part.fields)
         except (TypeError, ValueError, ArithmeticError, LookupError) as err:  # what Python's own operators say of odd values
-            return Verdict(0.0, one_line(f"check `{self.source}`: {err}", 600))
+            return Verdict(0.0, one_line(f"check `{self.source}`: {err}", 600), part.fields)
         except (CannotTell, RecursionError) as err:
             return Verdict(None, one_line(f"check `{self.source}`: {err}", 600))
-        return Verdict(score, None if score == 1.0 else one_line(f"check `{self.source}`: {score:g}", 600))
+        return Verdict(score, None if score == 1.0 else one_line(f"check `{self.source}`: {score:g}", 600), disputed)
 
 
 def _as_score(result: Any) -> float:

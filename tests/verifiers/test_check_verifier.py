@@ -85,7 +85,29 @@ def test_what_holds_scores_one(expression: str) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_hold_scores_nothing_and_says_why(expression: str, reason: str) -> None:
-    assert check(expression) == Verdict(0.0, reason)
+    found = check(expression)
+    assert (found.score, found.reason) == (0.0, reason)
+
+
+@pytest.mark.parametrize(
+    ("expression", "fields"),
+    [
+        ("abs(sum(line.amount for line in lines) - total) > 0.01", ("/lines", "/total")),
+        ("n == 5 and vendor == 'ACME' and total == 6", ("/vendor",)),
+        ("vendor == inputs.po", ("/vendor",)),
+        ("missing > 1", ("/missing",)),
+        ("vendor == 'ACME' and answer.total == 1", ("/vendor",)),
+        ("answer.total == n + 1", ()),
+        ("n / 10 and total / 10", ("/total",)),
+        ("n / 5", ()),
+        ("n / 5 and 1 / (total - 3.5)", ("/total",)),
+        ("n / 50 and n == 5", ("/n",)),
+        ("n == n + 1 and total > 1", ("/n",)),
+        ("[n for n in tags] == n", ("/tags", "/n")),
+    ],
+)
+def test_the_fields_that_a_failing_condition_names_are_disputed_unless_it_looks_at_the_whole_answer(expression: str, fields: tuple[str, ...]) -> None:
+    assert check(expression).fields == fields
 
 
 @pytest.mark.parametrize(
@@ -100,11 +122,11 @@ def test_what_does_not_hold_scores_nothing_and_says_why(expression: str, reason:
     ],
 )
 def test_an_answer_of_another_shape_scores_nothing(value: Any, reason: str) -> None:
-    assert check("total > 1", value) == Verdict(0.0, reason)
+    assert check("total > 1", value) == Verdict(0.0, reason, ("/total",))
 
 
 def test_a_number_from_0_to_1_is_the_score() -> None:
-    assert check("n / 10") == Verdict(0.5, "check `n / 10`: 0.5")
+    assert check("n / 10") == Verdict(0.5, "check `n / 10`: 0.5", ("/n",))
     assert check("n / 5") == Verdict(1.0)
 
 
