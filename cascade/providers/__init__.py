@@ -266,6 +266,8 @@ def unsupported(provider: Provider, model: str, params: Mapping[str, Json] = NOT
             return f"params.{name} is set by cascade itself: remove it"
     if type(params.get("seed", 0)) is not int:
         return f"params.seed must be a whole number, not {params['seed']!r:.40}"
+    if not isinstance(params.get("logprobs", False), bool):
+        return f"params.logprobs must be true or false, not {params['logprobs']!r:.40}"
     takes = capabilities(provider, model, params)
     for name in _unsupported_params(takes, params):
         hint = ' (only with reasoning_effort: "none")' if provider.kind in ("openai", "azure") else ""

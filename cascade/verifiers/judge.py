@@ -7,6 +7,7 @@ verdict is read only from the reply's JSON object, which echoes the nonce. Every
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,7 +158,17 @@ def read_reply(reply: Answer, nonce: str) -> Verdict:
     verdict, score, reason = read.value["verdict"], float(read.value["score"]), one_line(read.value["reason"])
     if verdict == "unsure":
         return Verdict(None, f"the judge is unsure: {reason}", signals={"judge_score": score})
-    return Verdict(score, reason or None, signals={"judge_correct": float(verdict == "correct")})
+    return Verdict(score, reason or None, signals={"judge_correct": float(verdict == "correct"), **_p_correct(verdict, reply.signals)})
+
+
+def _p_correct(verdict: str, of_reply: Mapping[str, float]) -> dict[str, float]:
+    """The probability of the word "correct", where log-probabilities came: the three words part at one token, so the verdict's least
+    likely token has its probability. Of a verdict "incorrect" it is the rest, "unsure" included."""
+    least = of_reply.get("logprob_min:verdict")
+    if least is None:
+        return {}
+    said = math.exp(least)
+    return {"p_correct": round(said if verdict == "correct" else 1.0 - said, 6)}
 
 
 def _problem(reply: Json, nonce: str) -> str | None:
