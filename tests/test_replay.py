@@ -197,6 +197,32 @@ def test_what_was_asked_once_is_paid_once_by_whoever_is_there(tiers: str) -> Non
     assert [row.seen for row in table(policy, map(to_line, made))] == found
 
 
+SAMPLES = """
+tiers:
+  - {name: small, model: p/small, repair: 1, gates: [schema, {consistency: {samples: 7, threshold: 0.7}}, {check: {name: even, expression: "total % 2 == 0"}}]}
+  - {name: middle, model: p/middle, gates: [schema, {consistency: {samples: 4, threshold: 0.5, prompts: ["Sum {{ question }}", "{{ question }} = ?"]}}]}
+  - {name: big, model: p/big, gates: [schema]}
+"""
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text, lambda text: text.replace("0.7", "1.0").replace("0.5", "0.75"), lambda text: text.replace("0.5", "0.0"),
+    lambda text: "budget: {per_request: 0.02}\n" + text, lambda text: "budget: {per_request: 5}\n" + text,
+])  # fmt: skip
+def test_samples_that_were_not_needed_are_paid_by_neither_engine_nor_replay(change: Any) -> None:
+    made = recorded(sums(SAMPLES))
+    policy = sums(change(SAMPLES))
+    walker = Walker(policy)
+    found = [see(policy, walker.walk(one)) for one in made]
+    outcomes = served(policy)
+    assert [(s.status, s.tier, s.cost) for s in found] == [(o.status, o.tier, o.cost_usd) for o in outcomes]
+    assert [row.seen for row in table(policy, map(to_line, made))] == found
+    asked = [sum(isinstance(e, Tried | Failed) and e.gate == "consistency" for e in o.trail) for o in outcomes]
+    assert min(asked) < max(asked)
+    whole = [e for one in made for e in one.outcome.trail if isinstance(e, Checked) and e.gate == "consistency" and e.score]
+    assert {e.signals["votes"] + e.signals["failed"] for e in whole} == {3.0, 6.0}  # a recording has them all
+
+
 def test_a_shadow_of_the_engine_is_replayed_too() -> None:
     policy = sums(more="shadow: 1.0\n")
     cascade = Cascade(policy, ask=ask, cache=CacheSettings(backend="off"))

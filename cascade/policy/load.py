@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import jiter
 import orjson
@@ -428,9 +428,12 @@ class _Loader:
     def _options(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool) -> bool:
         """Whether the options have the right types, strictly: "3" is not 3. `named`: they stand in a mapping of their own."""
         for key in spec.templates:
-            if options.get(key) is not None and not isinstance(options[key], str):
-                self.problem((*loc, key) if named else loc, f"must be text, this is {kind(options[key])}")
-                return False
+            several = isinstance(options.get(key), list) and get_origin(spec.options.model_fields[key].annotation) is tuple
+            for i, given in enumerate(options[key] if several else [options.get(key)]):
+                if not isinstance(given, str) and (several or given is not None):
+                    place = (*loc, key, i) if several else (*loc, key)
+                    self.problem(place if named else loc, f"must be text, this is {kind(given)}")
+                    return False
         try:
             spec.options.model_validate_json(orjson.dumps(options), strict=True)
         except ValidationError as err:
@@ -446,10 +449,12 @@ class _Loader:
                compare: Mapping[str, Json], known: dict[str, Provider]) -> bool:
         """Whether a verifier can be made of these options, and its models asked. Templates are read into the options."""
         for key in spec.templates:
-            if options.get(key) is not None:
+            if isinstance(options.get(key), list):
+                options[key] = [self._template((*loc, key, i), given) for i, given in enumerate(options[key])]
+            elif options.get(key) is not None:
                 options[key] = self._template((*loc, key), options[key])
-                if options[key] is None:
-                    return False
+            if options.get(key, "") is None or (isinstance(options.get(key), list) and None in options[key]):
+                return False
         if spec.default_prompt and not options.get("prompt"):
             shipped_prompt = shipped.folder("prompts") / spec.default_prompt  # in the options, so that the digest covers it
             options["prompt"] = Template(shipped_prompt.read_text(encoding="utf-8"), str(shipped_prompt))

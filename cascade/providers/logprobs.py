@@ -14,10 +14,8 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from cascade.extract import extract
+from cascade.signals import fields
 from cascade.types import Json
-
-MOST_FIELDS = 8
-"""Schemas with more top-level fields get no number for each: calibration on a hundred rows could not weigh them."""
 
 LEAST = -1000.0
 """Servers write -9999 or the lowest float for "not among the likeliest": that is no log-probability."""
@@ -38,8 +36,8 @@ class Span(NamedTuple):
 
 
 def signals(tokens: Any, text: str, schema: Json = None) -> dict[str, float]:
-    """Of the tokens of an answer's values: `logprob_mean`, `logprob_min`, `logprob_sum`, and `logprob_min:FIELD` for each top-level field
-    of the schema, where it names two to `MOST_FIELDS`. {} when they cannot be told.
+    """Of the tokens of an answer's values: `logprob_mean`, `logprob_min`, `logprob_sum`, and `logprob_min:FIELD` for each of
+    `signals.fields`. {} when they cannot be told.
 
     `tokens` are as the OpenAI wires give them: [{"token", "bytes", "logprob"}, …], natural logarithms; `schema` is None for an answer
     that is text, all of which counts. A token that is value in part counts whole; a string's closing quote, which says that the value
@@ -74,7 +72,7 @@ def signals(tokens: Any, text: str, schema: Json = None) -> dict[str, float]:
         return {}
     total = sum(every.values())
     found = {"logprob_mean": total / len(every), "logprob_min": min(every.values()), "logprob_sum": total}
-    found |= {f"logprob_min:{name}": by_field[name] for name in _fields(schema) if name in by_field}
+    found |= {f"logprob_min:{name}": by_field[name] for name in fields(schema) if name in by_field}
     return {name: round(value, 6) for name, value in found.items()}
 
 
@@ -112,12 +110,6 @@ def _logprob(token: dict[str, Any]) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST < value <= NOISE:  # NaN is neither
         return None
     return min(float(value), 0.0)
-
-
-def _fields(schema: Json) -> Sequence[str]:
-    """The schema's own names: those in an answer may be anything."""
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    return list(properties) if isinstance(properties, dict) and 2 <= len(properties) <= MOST_FIELDS else ()
 
 
 # ---------------------------------------------------------------- the values

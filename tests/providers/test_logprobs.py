@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from stub import chat, responses, said
 
 from cascade import providers
-from cascade.providers.logprobs import MOST_FIELDS, Span, signals, values
+from cascade.providers.logprobs import Span, signals, values
+from cascade.signals import MOST_FIELDS
 from cascade.types import Call, Document, Message
 
 SCHEMA = {"type": "object", "properties": {"vendor": {"type": "string"}, "total": {"type": "number"}}}
