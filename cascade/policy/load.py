@@ -300,8 +300,8 @@ class _Loader:
             found[given] = made
         return found
 
-    def _model(self, loc: Loc, ref: str, known: dict[str, Provider]) -> str:
-        """The model's reference, its provider found: built in, or declared."""
+    def _model(self, loc: Loc, ref: str, known: dict[str, Provider], decides: bool = False) -> str:
+        """The model's reference, its provider found: built in, or declared; `decides`: it is to answer questions, else to write text."""
         provider = ref.partition("/")[0]
         if provider in self.unusable and self.problems:  # told already
             return ref
@@ -312,6 +312,10 @@ class _Loader:
             known[provider] = providers.provider(provider)
             if needs := [line.removeprefix("options.").partition(": ")[0] for line in providers.problems(known[provider])]:
                 self.problem(loc, f"{provider} needs {' and '.join(needs)}: declare it under providers")
+        can = providers.kind(known[provider].kind).decides
+        if can is not None and can != decides:
+            self.problem(loc, f"{ref} answers fixed questions and writes no text: ask it in a decision gate" if can else
+                         f"{ref} writes text; a decision asks a model of a provider of kind decisions, such as decisions/gpt-6-luna")
         return ref
 
     def _params(self, model: Loc, loc: Loc, ref: str, params: Mapping[str, Json], schema: Document | None,
@@ -474,7 +478,7 @@ class _Loader:
             self._field((*loc, "fields", i), field_name, schema)
         for ref in models:
             place_of_model = (*loc, at) if named and at else loc
-            self._model(place_of_model, ref, known)
+            self._model(place_of_model, ref, known, spec.decides)
             self._params(place_of_model, (*loc, "params"), ref, options.get("params", {}), schema if at == "with" else None, known)
         return True
 

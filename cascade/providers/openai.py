@@ -12,7 +12,7 @@ from cascade.prices import Pricing
 from cascade.providers import Adapter, Capabilities, is_own_server, key_env, kind
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
-from cascade.providers.replies import count, text, usage
+from cascade.providers.replies import count, in_and_out, text, usage
 from cascade.types import NOTHING, FinishReason, Json, Message, Provider, Usage
 
 
@@ -198,14 +198,4 @@ class Responses:
         return Reading(said, "filter" if filtered else "length", model, service_tier)
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
-        record = reply.get("usage")
-        if not isinstance(record, dict):
-            return None
-        details = record.get("input_tokens_details")
-        return usage(
-            count(record, "input_tokens", where),
-            count(record, "output_tokens", where),
-            count(details, "cached_tokens", where),
-            count(details, "cache_write_tokens", where),
-            count(record.get("output_tokens_details"), "reasoning_tokens", where),
-        )
+        return in_and_out(reply.get("usage"), where)

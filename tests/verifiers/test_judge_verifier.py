@@ -14,7 +14,8 @@ from verifying import Asked, a_case, refuse, verdict
 from cascade.errors import Overloaded
 from cascade.types import Answer, Call, Document, Template, Verdict
 from cascade.verifiers import build, calls, max_tokens, models
-from cascade.verifiers.judge import REPLY, is_empty
+from cascade.verifiers._evidence import is_empty
+from cascade.verifiers.judge import REPLY
 
 VALUE = {"vendor": "Acme", "total": 10}
 JUDGE = build("judge", {"model": "anthropic/haiku", "rubric": "The total is the invoice's."}, None)
