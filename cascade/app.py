@@ -325,6 +325,8 @@ class _Wiring:
         if unit is None:
             return None
         size = sum(len(m.content.encode()) + 16 for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
+        if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
+            size += len(orjson.dumps(questions))
         at = unit.at(size)
         dearest = max(at.input, at.cache_write or ZERO)
         most: int = call.params.json["max_tokens"]

@@ -346,7 +346,8 @@ class _Climb:
     async def _check(self, step: Check) -> None:
         ladder, tier = self.ladder, self.policy.tier(step.tier)
         gate = next(g for g in tier.gates if g.name == step.gate)
-        case = self._with_signals(self.case or self._case(tier))
+        enough = None if self.exploring or gate.advisory else gate.threshold
+        case = self._with_signals(self.case or self._case(tier), enough)
         votes: list[Tried | Failed | None] = []
 
         async def ask(call: Call) -> Answer:
@@ -387,13 +388,13 @@ class _Climb:
                          read.problem, read.notes)
         return self.case
 
-    def _with_signals(self, case: Case) -> Case:
-        """The case as the next gate sees it: with the numbers of the answer and of the gates before."""
+    def _with_signals(self, case: Case, enough: float | None) -> Case:
+        """The case as the next gate sees it: with the score that is enough, and the numbers of the answer and of the gates before."""
         at = answered(self.trail)
         assert at is not None, "a check follows an answer"
         tried = self.trail[at]
         assert isinstance(tried, Tried)
-        return replace(case, signals=signals.gather(tried, case.notes, self.size, verdicts(self.trail, at)))
+        return replace(case, signals=signals.gather(tried, case.notes, self.size, verdicts(self.trail, at)), enough=enough)
 
 
 def _why(finish: Finish, trail: Sequence[Event]) -> str:

@@ -141,7 +141,13 @@ def digest(template: Template) -> str:
 
 def by_content(options: Mapping[str, Any]) -> dict[str, Json]:
     """Options as JSON for a digest: templates by what they say, not by where they are."""
-    return {key: digest(value) if isinstance(value, Template) else value for key, value in options.items()}
+    return {key: _by_content(value) for key, value in options.items()}
+
+
+def _by_content(value: Any) -> Json:
+    if isinstance(value, list):
+        return [_by_content(item) for item in value]
+    return digest(value) if isinstance(value, Template) else value
 
 
 def _parts(template: Template) -> list[Template]:

@@ -7,10 +7,13 @@ same in all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from cascade.types import Checked, Tried
+from cascade.types import Checked, Json, Tried
+
+MOST_FIELDS = 8
+"""So many fields get numbers of their own; a fit on a hundred rows could not weigh more."""
 
 
 class Looked(Protocol):
@@ -22,6 +25,13 @@ class Looked(Protocol):
     def score(self) -> float | None: ...
     @property
     def signals(self) -> Mapping[str, float]: ...
+
+
+def fields(schema: Json) -> Sequence[str]:
+    """The top-level fields that get numbers of their own: the schema's, where it names two to MOST_FIELDS. Those in an answer are the
+    model's words, and may be anything."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return list(properties) if isinstance(properties, Mapping) and 2 <= len(properties) <= MOST_FIELDS else ()
 
 
 def of_answer(tried: Tried, notes: Iterable[str], size: int) -> dict[str, float]:

@@ -146,7 +146,8 @@ class Case:
     """What a verifier sees: the answer `text`, its JSON `value` (None with `problem` set when none could be read), the request's
     `inputs`, the `call` that asks for a whole answer, and the policy's `schema` and `compare` (dotted field -> comparator options).
     `notes` say what extraction had to do (e.g. "fence", "prose"). `signals` are the answer's own and those of the gates before this
-    one, named as in `signals.gather`."""
+    one, named as in `signals.gather`. `enough` is the score that passes, where nobody asks how far above or below it the answer lies: a
+    verifier may stop asking when that is decided. None: all is asked, for a recording or a gate that only advises."""
 
     inputs: Mapping[str, Json]
     text: str
@@ -157,6 +158,7 @@ class Case:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     signals: Mapping[str, float] = NOTHING
+    enough: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

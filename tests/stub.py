@@ -141,6 +141,13 @@ def messages(text: str | None = "hi", stop: str = "end_turn", usage: Any = "plai
     return said({**root, "stop_reason": stop, "usage": tokens, **more})
 
 
+def decisions(*answers: Any, usage: Any = "plain", **more: Any) -> Reply:
+    """A reply of the decisions endpoint. `more` goes into its root."""
+    tokens = {"input_tokens": 1000, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0}, "output_tokens": 40,
+              "output_tokens_details": {"reasoning_tokens": 30}, "total_tokens": 1040}  # fmt: skip
+    return said({"answers": list(answers), "model": "gpt-6-luna", "usage": tokens if usage == "plain" else usage, **more})
+
+
 def failure(status: int, message: str = "no", code: str | None = None, kind: str = "error", **headers: str) -> Reply:
     """An error reply; both vendors' SDKs read this shape."""
     body = {"type": "error", "error": {"type": kind, "code": code, "message": message}}

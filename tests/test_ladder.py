@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -127,6 +128,19 @@ def test_escalated_by_samples_that_disagree() -> None:
     assert verdicts(outcome) == [("small", "schema", True), ("small", "consistency", False), ("big", "schema", True)]
     assert [(e.sample, e.gate) for e in outcome.trail if isinstance(e, Tried)][:3] == [(0, None), (1, "consistency"), (2, "consistency")]
     assert outcome.cost_usd == sum((e.cost_usd for e in outcome.trail if e.event == "tried"), Decimal(0)) == Decimal("0.00156")
+
+
+def test_samples_stop_when_the_answer_is_sure_to_pass_unless_their_gate_only_advises() -> None:
+    def samples(gates: str, replies: Any) -> list[int]:
+        outcome = answer(ladder(gated(gates), Models(small=replies, big=GOOD)))
+        return [e.sample for e in outcome.trail if isinstance(e, Tried) and e.gate == "consistency"]
+
+    assert samples("{consistency: {samples: 4, fields: [item], threshold: 0.75}}", GOOD) == [1, 2]
+    assert samples("{consistency: {samples: 4, fields: [item], threshold: 1.0}}", [GOOD, OTHER]) == [1]
+    policy = load_text(HEAD + "tiers:\n" + gated("{consistency: {samples: 4, threshold: 0.75}}"), "p.yaml")
+    tier = replace(policy.tiers[0], gates=tuple(replace(gate, advisory=gate.kind == "consistency") for gate in policy.tiers[0].gates))
+    outcome = answer(Cascade(replace(policy, tiers=(tier, *policy.tiers[1:])), ask=Models(small=GOOD, big=GOOD)))
+    assert [e.sample for e in outcome.trail if isinstance(e, Tried) and e.gate == "consistency"] == [1, 2, 3]
 
 
 def test_escalated_by_another_model_that_disagrees_asked_beside_the_tier() -> None:

@@ -60,6 +60,8 @@ LOCAL = "providers: {local: {kind: openai, base_url: 'http://127.0.0.1:1/v1'}}\n
         (LOCAL + "tiers: [{model: local/m, params: {temperature: 0.7}, gates: [schema, {consistency: 3}]}]\n", []),
         ("tiers: [{model: openai/gpt-6-luna, escalate: partial}]\n", ["5:46 first-partial"]),
         ("tiers: [openai/gpt-6-luna, {model: openai/gpt-6-sol, escalate: partial}]\n", ["5:64 whole-schema"]),
+        (LOCAL + "tiers: [{model: local/m, params: {temperature: 0}, gates: [schema, {consistency: {samples: 3, prompts: [Say it, Tell it]}}]}]\n", []),
+        (LOCAL + "tiers: [{model: local/m, params: {temperature: 0}, gates: [schema, {consistency: {samples: 3, prompts: [Say it]}}]}]\n", ["7:68 same-samples"]),
     ],
 )
 def test_finding(tiers: str, found: list[str]) -> None:
@@ -106,6 +108,21 @@ def test_worst_and_best_case_of_a_request() -> None:
         ("gpt-6-luna", Decimal(small).scaleb(-6), 20.0, (1, 2)),
         ("claude-opus-5-5", Decimal(big).scaleb(-6), 10.0, (1, 1)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "calls", "rounds", "waits"),
+    [
+        ("{consistency: {samples: 3, threshold: 0.67}}", (2, 3), 2, 3),
+        ("{consistency: {samples: 3, threshold: 1.0}}", (3, 3), 3, 3),
+        ("{consistency: {samples: 2, threshold: 1.0}}", (2, 2), 2, 2),
+        ("{consistency: {samples: 5, threshold: 0.67}}", (4, 5), 3, 4),
+        ("{consistency: {samples: 5, threshold: 0}}", (1, 5), 1, 1),
+    ],
+)
+def test_samples_stop_so_the_best_case_is_cheap_and_the_worst_case_slow(gate: str, calls: tuple[int, int], rounds: int, waits: int) -> None:
+    found = bounds(load_text(HEAD + "defaults: {timeout: 10s}\n" + gated(gate), "p.yaml"), prompt_bytes=10)
+    assert (found.tiers[0].calls, found.best_rounds, found.tiers[0].worst_seconds) == (calls, rounds, 10.0 * waits)
 
 
 EVERYTHING = """

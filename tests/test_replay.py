@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize_scalar
 from typer.testing import CliRunner
 
-from cascade import Cascade, binding
+from cascade import Cascade, binding, compose
 from cascade.cli.app import app
 from cascade.decide import decide, spent
 from cascade.errors import InputError, ProviderError
@@ -60,6 +60,7 @@ from cascade.types import (
     Try,
     Usage,
 )
+from cascade.verifiers.consistency import ConsistencyVerifier
 
 HEAD = """
 version: 1
@@ -214,6 +215,39 @@ def test_what_a_tier_below_has_said_is_heard_for_nothing(dropped: list[str]) -> 
     found = [see(policy, walker.walk(one)) for one in made]
     assert [(s.status, s.tier, s.cost) for s in found] == [(o.status, o.tier, o.cost_usd) for o in served(policy)]
     assert [row.seen for row in table(policy, map(to_line, made))] == found
+
+
+SAMPLES = """
+tiers:
+  - {name: small, model: p/small, repair: 1, gates: [schema, {consistency: {samples: 7, threshold: 0.3}}, {check: {name: even, expression: "total % 2 == 0"}}]}
+  - {name: middle, model: p/middle, gates: [schema, {consistency: {samples: 4, threshold: 0.5, prompts: ["Sum {{ question }}", "How much is {{ question }}?"]}}]}
+  - {name: big, model: p/big, gates: [schema]}
+"""
+
+
+def repaired(outcome: Outcome) -> bool:
+    """Whether the first tier's samples looked at an answer and at its repair."""
+    return sum(isinstance(e, Checked) and (e.tier, e.gate) == ("small", "consistency") for e in outcome.trail) > 1
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text, lambda text: text.replace("0.3", "1.0").replace("0.5", "0.75"), lambda text: text.replace("0.5", "0.0"),
+    lambda text: "budget: {per_request: 0.02}\n" + text, lambda text: "budget: {per_request: 5}\n" + text,
+])  # fmt: skip
+def test_samples_that_were_not_needed_are_paid_by_neither_engine_nor_replay(change: Any) -> None:
+    made = recorded(sums(SAMPLES))
+    policy = sums(change(SAMPLES))
+    walker = Walker(policy)
+    found = [see(policy, walker.walk(one)) for one in made]
+    outcomes = served(policy)
+    assert [(s.status, s.tier, s.cost) for s in found] == [(o.status, o.tier, o.cost_usd) for o in outcomes]
+    assert [row.seen for row in table(policy, map(to_line, made))] == found
+    asked = [sum(isinstance(e, Tried | Failed) and e.gate == "consistency" for e in o.trail) for o in outcomes]
+    assert min(asked) < max(asked)
+    if change(SAMPLES) == SAMPLES:
+        assert any(map(repaired, outcomes))  # which hears the votes of the first answer again, and pays them once
+    whole = [e for one in made for e in one.outcome.trail if isinstance(e, Checked) and e.gate == "consistency" and e.score]
+    assert {e.signals["votes"] + e.signals["failed"] for e in whole} == {3.0, 6.0}  # a recording has them all
 
 
 def test_a_shadow_of_the_engine_is_replayed_too() -> None:
@@ -377,10 +411,25 @@ def test_worst_cases_are_the_engines() -> None:
         ladder = cascade._wiring().ladder
         return [ladder.worst(Call(tier.model, messages, policy.schema, ladder.params[tier.name])) for tier in policy.tiers]
 
-    from cascade import compose
-
     messages = compose.prompt(policy, {"question": "ä" * 50})
     assert [worst.of_tier(tier, {"question": "ä" * 50}, [], 0) for tier in policy.tiers] == asyncio.run(theirs())
+
+
+def test_worst_cases_of_samples_are_those_of_their_own_prompts() -> None:
+    policy = sums(SAMPLES, more="budget: {per_request: 1}\n")
+    tier = policy.tiers[1]
+    ladder, gate = Cascade(policy, ask=ask, cache=CacheSettings(backend="off")), tier.gates[1]
+    verifier = ladder._verifiers[tier.name, gate.name]
+    assert isinstance(verifier, ConsistencyVerifier)
+
+    async def theirs() -> list[Decimal | None]:
+        call = Call(tier.model, compose.prompt(policy, QUESTIONS[0]), policy.schema, ladder._params[tier.name])
+        return [ladder._wiring().ladder.worst(one) for one in verifier.calls(QUESTIONS[0], call)]
+
+    asked = [Tried(tier.name, tier.model, "", sample=n, gate=gate.name) for n in (1, 2, 3)]
+    found = [Worst(policy).of_gate(tier, gate, event, QUESTIONS[0]) for event in asked]
+    assert found == asyncio.run(theirs())
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize(("prompt", "plain"), [("{{ a }} {{ b.c }} {{ inputs['d'] | tojson }}", True), ("{% if a %}{{ a }}{% endif %}", True), ("no holes", True),

@@ -163,6 +163,15 @@ def test_a_decision_hangs_on_the_last_sample_when_the_others_alone_may_say_other
     assert hung_on_last(score, n, threshold) is hung
 
 
+def test_samples_that_stopped_as_soon_as_they_may_do_not_tell_whether_fewer_would_do() -> None:
+    def sampled(**signals: float) -> int:
+        looked = Checked("small", "consistency", 1.0, 0.67, True, signals=signals)
+        outcome = row(tried("small", "0.001"), *[tried("small", "0.001", gate="consistency", sample=n) for n in (1, 2)], looked)
+        return count(outcome).numbers().gates[0].sampled
+
+    assert (sampled(votes=2.0), sampled(votes=2.0, unasked=1.0), sampled(votes=2.0, unasked=0.0)) == (1, 0, 0)
+
+
 def test_with_gold_the_reliability_and_each_tier_are_graded_by_it_not_by_sameness() -> None:
     counting = Counting(right=lambda text, gold: text == gold)
     said = Tried("small", "m/small", "wrong", cost_usd=Decimal(0))

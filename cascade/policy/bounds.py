@@ -10,6 +10,7 @@ import orjson
 
 from cascade import partial, prices, providers, verifiers
 from cascade.types import Gate, Policy, Template, Tier
+from cascade.verifiers._stop import most_rounds, needed, rounds_to_pass
 
 ZERO = Decimal(0)
 INPUT_BYTES = 4000
@@ -72,7 +73,7 @@ def bounds(policy: Policy, prompt_bytes: int | None = None) -> Bounds:
     worst, seconds = _sum([tier.worst_usd for tier in tiers]), sum(tier.worst_seconds for tier in tiers)
     if worst is not None and policy.budget_per_request is not None:
         worst = min(worst, policy.budget_per_request)
-    return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], beside=0), min(seconds, policy.deadline or seconds), size, unpriced, tiers)
+    return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], best=True), min(seconds, policy.deadline or seconds), size, unpriced, tiers)
 
 
 def _tier(policy: Policy, tier: Tier, calls: list[_Call]) -> TierBounds:
@@ -92,6 +93,7 @@ def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
     for gate in tier.gates:
         count = verifiers.calls(gate.kind, gate.options)
         models = verifiers.models(gate.kind, gate.options) or (tier.model,)
+        fewest = _fewest(gate, count)
         text = _own_text(gate)
         sizes = (size + text, first + text)
         if gate.kind not in ("agreement", "consistency"):
@@ -99,7 +101,7 @@ def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
             sizes = (size + text, JUDGED * (prompt + answer * ANSWER_BYTES) + text)
         for model in models if count else ():
             each = count // len(models)
-            yield _Call(model, (each, each * answers), sizes, verifiers.max_tokens(gate.kind, gate.options) or tier.max_tokens)
+            yield _Call(model, (fewest // len(models), each * answers), sizes, verifiers.max_tokens(gate.kind, gate.options) or tier.max_tokens)
 
 
 def _told_again(tier: Tier) -> int:
@@ -130,17 +132,40 @@ def _carried(policy: Policy, i: int) -> int:
 
 def _own_text(gate: Gate) -> int:
     """Bytes of the gate's own prompt and rubric, and of the lines around what is judged."""
-    texts = sum(len(value.encode()) for value in gate.options.values() if isinstance(value, str))
-    return texts + sum(_length(value) for value in gate.options.values() if isinstance(value, Template)) + 500
+    return _text_in(list(gate.options.values())) + 500
+
+
+def _text_in(option: object) -> int:
+    if isinstance(option, str):
+        return len(option.encode())
+    if isinstance(option, Template):
+        return _length(option)
+    inner = option.values() if isinstance(option, dict) else option if isinstance(option, list | tuple) else ()
+    return sum(_text_in(value) for value in inner)
 
 
 def _length(template: Template) -> int:
     return len(template.source.encode())
 
 
-def _rounds(tier: Tier, beside: int = 1) -> int:
-    """Waits for calls, one gate after the other. Agreement's are made `beside` the answer, unless they are lost and asked again."""
-    return sum(beside if gate.kind == "agreement" else 1 for gate in tier.gates if verifiers.calls(gate.kind, gate.options))
+def _rounds(tier: Tier, best: bool = False) -> int:
+    """Waits for calls, one gate after the other. Agreement's are made beside the answer, unless they are lost and asked again."""
+    return sum(_waits(gate, best) for gate in tier.gates if verifiers.calls(gate.kind, gate.options))
+
+
+def _waits(gate: Gate, best: bool) -> int:
+    if gate.kind == "agreement":
+        return 0 if best else 1
+    if gate.kind != "consistency" or gate.advisory:
+        return 1
+    samples = verifiers.calls(gate.kind, gate.options) + 1
+    need = needed(samples, gate.threshold)
+    return rounds_to_pass(samples, need) if best else most_rounds(samples, need)
+
+
+def _fewest(gate: Gate, calls: int) -> int:
+    """The calls of a gate that passes: samples stop when that is sure."""
+    return max(0, needed(calls + 1, gate.threshold) - 1) if gate.kind == "consistency" and not gate.advisory else calls
 
 
 def _price(policy: Policy, model: str) -> prices.UnitPrices | None:

@@ -134,7 +134,8 @@ def _samples(policy: Policy, env: Mapping[str, str]) -> Found:
     for loc, tier, gate in _gates(policy):
         if gate.kind == "consistency":
             provider = policy.providers[tier.model.partition("/")[0]]
-            if providers.capabilities(provider, tier.model, tier.params).deterministic:
+            forms = len(gate.options.get("prompts") or ())
+            if forms < verifiers.calls(gate.kind, gate.options) and providers.capabilities(provider, tier.model, tier.params).deterministic:
                 yield ("warning", "same-samples", loc,
                        f"{tier.model} answers the same each time with these params (temperature 0): its samples always agree")
 

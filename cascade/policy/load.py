@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import jiter
 import orjson
@@ -300,8 +300,8 @@ class _Loader:
             found[given] = made
         return found
 
-    def _model(self, loc: Loc, ref: str, known: dict[str, Provider]) -> str:
-        """The model's reference, its provider found: built in, or declared."""
+    def _model(self, loc: Loc, ref: str, known: dict[str, Provider], decides: bool = False) -> str:
+        """The model's reference, its provider found: built in, or declared; `decides`: it is to answer questions, else to write text."""
         provider = ref.partition("/")[0]
         if provider in self.unusable and self.problems:  # told already
             return ref
@@ -312,6 +312,10 @@ class _Loader:
             known[provider] = providers.provider(provider)
             if needs := [line.removeprefix("options.").partition(": ")[0] for line in providers.problems(known[provider])]:
                 self.problem(loc, f"{provider} needs {' and '.join(needs)}: declare it under providers")
+        can = providers.kind(known[provider].kind).decides
+        if can is not None and can != decides:
+            self.problem(loc, f"{ref} answers fixed questions and writes no text: ask it in a decision gate" if can else
+                         f"{ref} writes text; a decision asks a model of a provider of kind decisions, such as decisions/gpt-6-luna")
         return ref
 
     def _params(self, model: Loc, loc: Loc, ref: str, params: Mapping[str, Json], schema: Document | None,
@@ -428,9 +432,12 @@ class _Loader:
     def _options(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool) -> bool:
         """Whether the options have the right types, strictly: "3" is not 3. `named`: they stand in a mapping of their own."""
         for key in spec.templates:
-            if options.get(key) is not None and not isinstance(options[key], str):
-                self.problem((*loc, key) if named else loc, f"must be text, this is {kind(options[key])}")
-                return False
+            several = isinstance(options.get(key), list) and get_origin(spec.options.model_fields[key].annotation) is tuple
+            for i, given in enumerate(options[key] if several else [options.get(key)]):
+                if not isinstance(given, str) and (several or given is not None):
+                    place = (*loc, key, i) if several else (*loc, key)
+                    self.problem(place if named else loc, f"must be text, this is {kind(given)}")
+                    return False
         try:
             spec.options.model_validate_json(orjson.dumps(options), strict=True)
         except ValidationError as err:
@@ -446,10 +453,12 @@ class _Loader:
                compare: Mapping[str, Json], known: dict[str, Provider]) -> bool:
         """Whether a verifier can be made of these options, and its models asked. Templates are read into the options."""
         for key in spec.templates:
-            if options.get(key) is not None:
+            if isinstance(options.get(key), list):
+                options[key] = [self._template((*loc, key, i), given) for i, given in enumerate(options[key])]
+            elif options.get(key) is not None:
                 options[key] = self._template((*loc, key), options[key])
-                if options[key] is None:
-                    return False
+            if options.get(key, "") is None or (isinstance(options.get(key), list) and None in options[key]):
+                return False
         if spec.default_prompt and not options.get("prompt"):
             shipped_prompt = shipped.folder("prompts") / spec.default_prompt  # in the options, so that the digest covers it
             options["prompt"] = Template(shipped_prompt.read_text(encoding="utf-8"), str(shipped_prompt))
@@ -469,7 +478,7 @@ class _Loader:
             self._field((*loc, "fields", i), field_name, schema)
         for ref in models:
             place_of_model = (*loc, at) if named and at else loc
-            self._model(place_of_model, ref, known)
+            self._model(place_of_model, ref, known, spec.decides)
             self._params(place_of_model, (*loc, "params"), ref, options.get("params", {}), schema if at == "with" else None, known)
         return True
 

@@ -60,7 +60,7 @@ class Kind:
     """One row: the adapter's `module` (with a function `build(provider, pricing)`), defaults, and the id in the price table.
 
     `compat`: an OpenAI-shaped server that is not OpenAI (`max_tokens`). `options`: what `Provider.options` may hold; `needs`: what
-    it cannot do without.
+    it cannot do without. `decides`: it answers fixed questions and writes no text; None: it does both.
     """
 
     module: str
@@ -71,6 +71,7 @@ class Kind:
     prices: str | None = None
     options: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    decides: bool | None = False
 
 
 _OPENAI = "cascade.providers.openai"
@@ -109,8 +110,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ollama": _compatible("http://127.0.0.1:11434/v1", None, None, _GUIDED),
         "vllm": _compatible("http://127.0.0.1:8000/v1", None, None, _GUIDED),
         "llamacpp": _compatible("http://127.0.0.1:8080/v1", None, None, _GUIDED),
-        "scripted": Kind("cascade.providers.scripted", capabilities=_GUIDED, options=("replies",), needs=("options.replies",)),
-        "recorded": Kind("cascade.providers.recorded", capabilities=_GUIDED, options=("path",), needs=("options.path",)),
+        "decisions": Kind("cascade.providers.decisions", "https://api.openai.com/v1", "OPENAI_API_KEY", Capabilities(schema="none"),
+                          prices="openai", options=("headers",), decides=True),
+        "scripted": Kind("cascade.providers.scripted", capabilities=_GUIDED, options=("replies",), needs=("options.replies",), decides=None),
+        "recorded": Kind("cascade.providers.recorded", capabilities=_GUIDED, options=("path",), needs=("options.path",), decides=None),
     }
 )
 
@@ -189,13 +192,13 @@ def _schema_mode(setting: Any, known: SchemaMode) -> SchemaMode:
 
 
 def is_own_server(provider: Provider) -> bool:
-    """Whether a provider of kind openai or anthropic points at a server that is not the vendor's."""
+    """Whether a provider of kind openai, decisions or anthropic points at a server that is not the vendor's."""
     if provider.base_url is None or provider.kind not in _VENDOR_HOSTS:
         return False
     return urlsplit(provider.base_url).hostname != _VENDOR_HOSTS[provider.kind]
 
 
-_VENDOR_HOSTS = {"openai": "api.openai.com", "anthropic": "api.anthropic.com"}
+_VENDOR_HOSTS = {"openai": "api.openai.com", "decisions": "api.openai.com", "anthropic": "api.anthropic.com"}
 
 
 def _model_takes(provider: Provider, row: Kind, model: str, params: Mapping[str, Json]) -> Capabilities:
@@ -266,6 +269,8 @@ def unsupported(provider: Provider, model: str, params: Mapping[str, Json] = NOT
             return f"params.{name} is set by cascade itself: remove it"
     if type(params.get("seed", 0)) is not int:
         return f"params.seed must be a whole number, not {params['seed']!r:.40}"
+    if not isinstance(params.get("logprobs", False), bool):
+        return f"params.logprobs must be true or false, not {params['logprobs']!r:.40}"
     takes = capabilities(provider, model, params)
     for name in _unsupported_params(takes, params):
         hint = ' (only with reasoning_effort: "none")' if provider.kind in ("openai", "azure") else ""

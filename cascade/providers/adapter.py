@@ -17,21 +17,22 @@ import orjson
 
 from cascade import prices
 from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, TimedOut
-from cascade.providers import Capabilities, capabilities, is_own_server, kind, missing_key, replies, unsupported
+from cascade.providers import Capabilities, capabilities, is_own_server, kind, logprobs, missing_key, replies, unsupported
 from cascade.providers.failures import translated
-from cascade.types import Answer, Call, FinishReason, Json, Message, Provider, Usage
+from cascade.types import NOTHING, Answer, Call, FinishReason, Json, Message, Provider, Usage
 
 _MOST_PLANS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reply says."""
+    """What a reply says. `tokens` are its log-probabilities as the wire gives them, None where it gives none."""
 
     text: str
     finish: FinishReason
     model: str
     service_tier: str | None = None
+    tokens: Json = None
 
 
 class Wire(Protocol):
@@ -203,10 +204,18 @@ class SdkAdapter:
             seconds=seconds,
             model=read.model or call.model.partition("/")[2],
             service_tier=read.service_tier,
+            signals=NOTHING if read.tokens is None else _sureness(call, read),
         )
 
     def _cost(self, call: Call, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
         return prices.cost(usage, call.model, self._pricing, self._table, service_tier, answered_by)
+
+
+def _sureness(call: Call, read: Reading) -> Mapping[str, float]:
+    """What the log-probabilities tell, where the policy asked for them: some servers give them unasked."""
+    if not call.params.json.get("logprobs"):
+        return NOTHING
+    return logprobs.signals(read.tokens, read.text, call.schema.json if call.schema else None) or NOTHING
 
 
 def _with_suffix(messages: tuple[Message, ...], suffix: str) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from cascade.prices import Pricing
 from cascade.providers import Adapter, Capabilities, is_own_server, key_env, kind
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
-from cascade.providers.replies import count, text, usage
+from cascade.providers.replies import count, in_and_out, text, usage
 from cascade.types import NOTHING, FinishReason, Json, Message, Provider, Usage
 
 
@@ -111,7 +111,9 @@ class Chat:
             raise bad_reply(where, "200, but the model calls a tool it was not given")
         if finish == "error":  # OpenRouter: the upstream broke off
             raise bad_reply(where, f"200, but the choice ends in an error{_error_in(choices[0])}")
-        return Reading(said, _FINISHES.get(finish, "stop") if isinstance(finish, str) else "stop", model, service_tier)
+        given = choices[0].get("logprobs")
+        tokens = given.get("content") if isinstance(given, dict) else None
+        return Reading(said, _FINISHES.get(finish, "stop") if isinstance(finish, str) else "stop", model, service_tier, tokens)
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
         record = reply.get("usage")
@@ -144,6 +146,10 @@ def _error_in(reply: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- Responses
 
 
+_LOGPROBS = "message.output_text.logprobs"
+"""What `logprobs: true` of Chat Completions is called here, among the things to `include`."""
+
+
 class Responses:
     """The Responses API. Nothing is stored there: it stores by default."""
 
@@ -154,6 +160,8 @@ class Responses:
         for name, value in params.items():
             if name == "reasoning_effort":
                 fields["reasoning"] = {"effort": value}
+            elif name == "logprobs":
+                fields |= {"include": [_LOGPROBS]} if value and "include" not in params else {}
             else:
                 fields["max_output_tokens" if name == "max_tokens" else name] = value
         if schema is not None and takes.schema in ("strict", "full"):
@@ -179,23 +187,15 @@ class Responses:
         if any(refusals):
             return Reading("".join(refusals), "refusal", model, service_tier)
         said = "".join(text(part.get("text"), "output_text", where) for part in parts if part.get("type") == "output_text")
+        given = [part.get("logprobs") or () for part in parts if part.get("type") == "output_text"]
+        tokens = [token for each in given if isinstance(each, list) for token in each] or None
         if status == "completed":
             if not messages:
                 raise bad_reply(where, "200, but the output has no message")
-            return Reading(said, "stop", model, service_tier)
+            return Reading(said, "stop", model, service_tier, tokens)
         details = reply.get("incomplete_details")
         filtered = isinstance(details, dict) and details.get("reason") == "content_filter"
         return Reading(said, "filter" if filtered else "length", model, service_tier)
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
-        record = reply.get("usage")
-        if not isinstance(record, dict):
-            return None
-        details = record.get("input_tokens_details")
-        return usage(
-            count(record, "input_tokens", where),
-            count(record, "output_tokens", where),
-            count(details, "cached_tokens", where),
-            count(details, "cache_write_tokens", where),
-            count(record.get("output_tokens_details"), "reasoning_tokens", where),
-        )
+        return in_and_out(reply.get("usage"), where)

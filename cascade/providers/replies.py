@@ -73,6 +73,20 @@ def usage(input: int, output: int, cached: int, written: int, reasoning: int) ->
     return Usage(input, output, cached, written, reasoning)
 
 
+def in_and_out(record: Any, where: str) -> Usage | None:
+    """A usage record with `input_tokens`, `output_tokens` and details of both, as OpenAI's Responses give it; None when there is none."""
+    if not isinstance(record, dict):
+        return None
+    details = record.get("input_tokens_details")
+    return usage(
+        count(record, "input_tokens", where),
+        count(record, "output_tokens", where),
+        count(details, "cached_tokens", where),
+        count(details, "cache_write_tokens", where),
+        count(record.get("output_tokens_details"), "reasoning_tokens", where),
+    )
+
+
 def text(value: Any, what: str, where: str) -> str:
     """A string, "" for null; BadReply for anything else."""
     if value is None:

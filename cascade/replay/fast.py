@@ -14,7 +14,7 @@ from cascade import signals
 from cascade.extract import Extracted
 from cascade.replay.roomy import Roomy
 from cascade.replay.seen import Reference, Seen
-from cascade.replay.walk import UNASKED, Walker
+from cascade.replay.walk import UNASKED, Stop, Walker
 from cascade.types import NOTHING, Gate, Json, Policy
 from cascade.verifiers.calibrated import score
 
@@ -53,6 +53,7 @@ class _Gate(NamedTuple):
     repairable: bool
     early: bool
     weigh: Mapping[str, Json] | None
+    stops: Stop | None
 
 
 class _Tier(NamedTuple):
@@ -70,8 +71,11 @@ class Fast:
         self.read: Callable[[str], Extracted] = walker.read
         self.grader = walker.grader
         early = {tier: {gate.name: frozenset(models) for gate, models in gates} for tier, gates in walker.early.items()}
-        self.tiers = tuple(_Tier(tier.name, tuple(_gate(gate, early[tier.name]) for gate in tier.gates), tuple(early[tier.name].items()), tier.repair)
-                           for tier in policy.tiers)  # fmt: skip
+        stops = walker.stops
+        self.tiers = tuple(
+            _Tier(tier.name, tuple(_gate(gate, early[tier.name], stops.get((tier.name, gate.name))) for gate in tier.gates),
+                  tuple(early[tier.name].items()), tier.repair)
+            for tier in policy.tiers)  # fmt: skip
         self.roomy = None if walker.worst is None else Roomy(policy, walker.worst)
         self.exhausted = policy.outcomes.exhausted
         shared = (walker.heard_by_gate, walker.heard_by_tier, walker.known_votes)
@@ -123,7 +127,11 @@ class Fast:
                         if check is None:
                             return None
                         value = check["score"]
-                        if answer.votes:
+                        if gate_.stops is not None:
+                            samples = [v for v in _samples(of_tier[: n + 1], gate_.name, gate_.stops) if id(v) not in paid]
+                            bills += samples
+                            paid.update(map(id, samples))
+                        elif answer.votes:
                             bills += [v for v in answer.votes if v["gate"] == gate_.name and id(v) not in paid]
                     good = value is not None and value >= gate_.threshold
                     passed += good
@@ -236,6 +244,14 @@ def _first_votes(of_tier: list[_Answer], gate: str, models: frozenset[str]) -> l
     return votes if len(votes) == len(asked) and asked == models else None
 
 
+def _samples(of_tier: list[_Answer], gate: str, stops: Stop) -> list[dict[str, Any]]:
+    """The samples that it takes to decide on the last of these answers."""
+    last = {vote["sample"]: vote for answer in of_tier for vote in answer.votes if vote["gate"] == gate}
+    votes = [last[sample] for sample in sorted(last)]
+    said = [(vote["text"], vote["finish"]) if vote["event"] == "tried" else None for vote in votes]
+    return votes[: sum(stops(of_tier[-1].event["text"], said))]
+
+
 def _reference(of_tier: list[_Answer]) -> Reference:
     total: Decimal | None = ZERO
     for answer in of_tier:
@@ -245,9 +261,9 @@ def _reference(of_tier: list[_Answer]) -> Reference:
     return Reference(of_tier[-1].event["text"], total)
 
 
-def _gate(gate: Gate, early: Mapping[str, frozenset[str]]) -> _Gate:
+def _gate(gate: Gate, early: Mapping[str, frozenset[str]], stops: Stop | None) -> _Gate:
     weigh = gate.options if gate.kind == "calibrated" else None
-    return _Gate(gate.name, gate.threshold, gate.advisory, gate.repairable, gate.name in early, weigh)
+    return _Gate(gate.name, gate.threshold, gate.advisory, gate.repairable, gate.name in early, weigh, stops)
 
 
 def _twice(policy: Policy, early: Mapping[str, Mapping[str, frozenset[str]]]) -> bool:

@@ -32,8 +32,9 @@ class Roomy:
         assert policy.budget_per_request is not None
         self.budget = policy.budget_per_request
         self.worst = worst
-        own = [gate.options["prompt"] for tier in policy.tiers for gate in tier.gates
-               if gate.kind == "agreement" and isinstance(gate.options.get("prompt"), Template)]
+        forms = [form for tier in policy.tiers for gate in tier.gates if gate.kind in KNOWN
+                 for form in (gate.options.get("prompt"), *(gate.options.get("prompts") or ()))]
+        own = [form for form in forms if isinstance(form, Template)]
         templates = [t for t in (policy.prompt, policy.system, *own) if t is not None]
         holes = [_holes(template) for template in templates]
         self.plain = None not in holes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import TypeAlias
 
 from cascade import sharing, signals, verifiers
 from cascade.budget import Purse
@@ -15,8 +16,27 @@ from cascade.grade import Grader
 from cascade.reading import reader
 from cascade.recording import Recording
 from cascade.replay.worst import Worst
-from cascade.types import Check, Checked, Compared, Event, Failed, Finish, Gate, Policy, Repair, Skipped, Tier, Trail, Tried, Try
+from cascade.types import (
+    Answer,
+    Check,
+    Checked,
+    Compared,
+    Event,
+    Failed,
+    Finish,
+    FinishReason,
+    Gate,
+    Policy,
+    Repair,
+    Skipped,
+    Tier,
+    Trail,
+    Tried,
+    Try,
+)
+from cascade.verifiers._votes import NoVote
 from cascade.verifiers.calibrated import score
+from cascade.verifiers.consistency import ConsistencyVerifier
 
 NEVER_ASKED = frozenset({"budget", "run_budget", "configuration"})
 """Failures that say nothing of the model: the recording's own money or settings were at fault."""
@@ -27,6 +47,10 @@ ZERO = Decimal(0)
 
 class NotRecorded(InputError):
     """The policy takes a step that the recording does not hold; the message says which, and in which row."""
+
+
+Stop: TypeAlias = Callable[[str, Sequence[tuple[str, FinishReason] | None]], list[int]]
+"""How many samples a gate asks at a time, by the answer's text and by what the samples say: text and finish, None for a call that failed."""
 
 
 def walk(policy: Policy, recording: Recording) -> Trail:
@@ -55,11 +79,26 @@ class Walker:
                               for name, own in calls.own.items()}  # fmt: skip
         self.known_votes = {vote: frozenset(tier for tier, own in calls.own.items() if own == call and tier != vote[0])
                             for vote, call in calls.votes.items()}  # fmt: skip
+        self.stops = {(tier.name, gate.name): self._stop(gate) for tier in policy.tiers for gate in tier.gates
+                      if gate.kind == "consistency" and not gate.advisory}
         self.late = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates if gate.kind not in sharing.EARLY}
 
     def walk(self, recording: Recording) -> Trail:
         """See `walk`."""
         return _Walk(self, recording).to_the_end()
+
+    def _stop(self, gate: Gate) -> Stop:
+        verifier = verifiers.build(gate.kind, gate.options, self.policy.schema, self.policy.compare)
+        assert isinstance(verifier, ConsistencyVerifier)
+        is_json = self.policy.schema is not None
+
+        def asked(text: str, votes: Sequence[tuple[str, FinishReason] | None]) -> list[int]:
+            read = self.read(text)
+            if read.problem is not None:
+                return []
+            return verifier.batches(read.value, is_json, [NoVote() if v is None else Answer(*v) for v in votes], gate.threshold)
+
+        return asked
 
 
 class _Walk:
@@ -196,11 +235,25 @@ class _Walk:
                 tried = self.tape[self.at]
                 which = f"repair {tried.repair}" if isinstance(tried, Tried) and tried.repair else "the answer"
                 raise NotRecorded(f"gate {gate.name} never looked at {which} of tier {tier.name} in row {self.id}; record again with this policy")
-            self._pay(tier, gate, [i for i, _ in self._votes(tier.name, gate.name, places) if i not in self.paid])
+            for together in self._asked(tier, gate, places):
+                self._pay(tier, gate, [i for i in together if i not in self.paid])
             starved = (tier.name, gate.name) in self.starved
             found = replace(looked, score=None, reason=f"{gate.name} could not tell: the budget was spent") if starved else looked
         passed = found.score is not None and found.score >= gate.threshold
         self.trail.append(replace(found, threshold=gate.threshold, passed=passed))
+
+    def _asked(self, tier: Tier, gate: Gate, places: range) -> list[list[int]]:
+        """The places of the calls that the gate makes for this answer, those made together in a list of their own: of samples, which were
+        all asked for the recording, those that it takes to decide."""
+        stops = self.walker.stops.get((tier.name, gate.name))
+        if stops is None:
+            return [[i for i, _ in self._votes(tier.name, gate.name, places)]]
+        last = {event.sample: i for i, event in self._votes(tier.name, gate.name, range(places.stop))}
+        order = [last[sample] for sample in sorted(last)]
+        tried = self.tape[self.at]
+        assert isinstance(tried, Tried)
+        sizes = stops(tried.text, [(e.text, e.finish) if isinstance(e, Tried) else None for e in map(self.tape.__getitem__, order)])
+        return [order[sum(sizes[:k]) : sum(sizes[: k + 1])] for k in range(len(sizes))]
 
     def _round(self) -> range:
         """Where on the tape all stands that belongs to the last answer: up to the next one of any tier."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal
 
 import orjson
 
 from cascade import compose, prices, providers, verifiers
 from cascade.types import Call, Document, Event, Failed, Gate, Json, Message, Policy, Tier, Tried
+from cascade.verifiers.consistency import ConsistencyVerifier
 
 ZERO = Decimal(0)
 
@@ -24,8 +24,8 @@ class Worst:
         self.policy = policy
         self.params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
         self.schema = len(orjson.dumps(policy.schema.json)) if policy.schema else 0
-        self.early = {(tier.name, gate.name): verifiers.build(gate.kind, gate.options, policy.schema, policy.compare)
-                      for tier in policy.tiers for gate in tier.gates if gate.kind == "agreement"}
+        self.asking = {(tier.name, gate.name): verifiers.build(gate.kind, gate.options, policy.schema, policy.compare)
+                      for tier in policy.tiers for gate in tier.gates if gate.kind in ("agreement", "consistency")}
         self.kinds = {name: providers.kind(provider.kind).prices for name, provider in policy.providers.items()}
 
     def of_tier(self, tier: Tier, inputs: Mapping[str, Json], trail: Sequence[Event], repair: int) -> Decimal:
@@ -38,13 +38,13 @@ class Worst:
 
     def of_gate(self, tier: Tier, gate: Gate, event: Tried | Failed, inputs: Mapping[str, Json]) -> Decimal:
         """Of one of the gate's calls."""
-        if gate.kind == "agreement":
-            call = self._call(tier, compose.prompt(self.policy, inputs))
-            calls = [c for c in self.early[tier.name, gate.name].early(inputs, call) if c.model == event.model]
-            return self.of(calls[0]) if calls else ZERO
-        if gate.kind == "consistency":
-            return self.of(replace(self._call(tier, compose.prompt(self.policy, inputs)), sample=event.sample))
-        return event.cost_usd or ZERO
+        verifier = self.asking.get((tier.name, gate.name))
+        if verifier is None:
+            return event.cost_usd or ZERO
+        call = self._call(tier, compose.prompt(self.policy, inputs))
+        asked = verifier.calls(inputs, call) if isinstance(verifier, ConsistencyVerifier) else verifier.early(inputs, call)
+        calls = [c for c in asked if (c.model, c.sample) == (event.model, event.sample)]
+        return self.of(calls[0]) if calls else ZERO
 
     def of(self, call: Call) -> Decimal:
         """A token is at least one byte of the prompt, and the answer is as long as it may be."""

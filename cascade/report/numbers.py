@@ -368,7 +368,8 @@ class Counting:
         gate.unsure += event.score is None
         gate.dollars = plus(gate.dollars, event.cost_usd)
         gate.seconds += event.seconds
-        if event.gate.startswith("consistency") and event.score is not None and votes:
+        all_asked = "unasked" not in event.signals  # one that stops when it may always hangs on its last sample
+        if event.gate.startswith("consistency") and event.score is not None and votes and all_asked:
             gate.sampled += 1
             gate.hung += hung_on_last(event.score, votes + 1, event.threshold)
 

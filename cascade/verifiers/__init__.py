@@ -26,6 +26,7 @@ _FILES = {
     "consistency": "cascade.verifiers.consistency:SPEC",
     "agreement": "cascade.verifiers.agreement:SPEC",
     "judge": "cascade.verifiers.judge:SPEC",
+    "decision": "cascade.verifiers.decision:SPEC",
     "python": "cascade.verifiers.python:SPEC",
     "calibrated": "cascade.verifiers.calibrated:SPEC",
 }
@@ -49,7 +50,8 @@ class Spec:
 
     `make(options, schema, compare)` gives the verifier, ValueError says what is wrong. `positional` is the option that
     `- check: "…"` fills. `templates` are the options that hold a template: a path or text in the file, a `Template` when built;
-    `default_prompt` is the shipped one for `prompt`. `repairable`: its reasons help the same model to mend its answer.
+    `default_prompt` is the shipped one for `prompt`. `decides`: its models answer questions and write no text. `repairable`: its
+    reasons help the same model to mend its answer.
 
     For cost bounds: `models` it asks beside the tier's own, `calls` it makes at most (each model is asked calls/len(models) times;
     with calls but no models, the tier's own is asked), `max_tokens` of such a call, None for the tier's.
@@ -63,6 +65,7 @@ class Spec:
     positional: str | None = None
     templates: tuple[str, ...] = ()
     default_prompt: str | None = None
+    decides: bool = False
     models_of: Callable[[Any], tuple[str, ...]] = _no_models
     calls_of: Callable[[Any], int] = _no_calls
     max_tokens_of: Callable[[Any], int | None] = _no_max_tokens

@@ -8,11 +8,13 @@ from pydantic import InstanceOf, WithJsonSchema
 
 from cascade.types import Template
 
-Prompt: TypeAlias = Annotated[
-    InstanceOf[Template] | str | None,
-    WithJsonSchema({"type": ["string", "null"], "description": "A path relative to the policy file, or the text itself; Jinja2."}),
-]
+_SAYS = "A path relative to the policy file, or the text itself; Jinja2."
+
+Prompt: TypeAlias = Annotated[InstanceOf[Template] | str | None, WithJsonSchema({"type": ["string", "null"], "description": _SAYS})]
 """A path or text in the policy file; the loader makes it a Template before the verifier is built."""
+
+PromptForm: TypeAlias = Annotated[InstanceOf[Template] | str, WithJsonSchema({"type": "string", "description": _SAYS})]
+"""One of several prompts, read as a Prompt is."""
 
 
 def models(given: str | tuple[str, ...]) -> tuple[str, ...]:

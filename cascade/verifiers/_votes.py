@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 
 from cascade.errors import BudgetExceeded, ProviderError
 from cascade.extract import extract
-from cascade.types import Answer, Ask, Call, Json
+from cascade.prompts import render
+from cascade.types import Answer, Ask, Call, Json, Message, Template
 from cascade.verifiers._text import one_line
 
 
@@ -50,6 +51,11 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def reworded(messages: tuple[Message, ...], prompt: Template, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+    """The same question in another form: the system messages, and the template in place of the others."""
+    return (*(message for message in messages if message.role == "system"), Message("user", render(prompt, inputs)))
 
 
 def read_vote(answer: Answer | NoVote, is_json: bool) -> tuple[Json, str | None]:

@@ -7,13 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cascade.prompts import render
-from cascade.types import Ask, Call, Case, Document, Json, Message, Template, Verdict
+from cascade.types import Ask, Call, Case, Document, Json, Template, Verdict
 from cascade.verifiers import Spec
 from cascade.verifiers._options import Prompt, models
 from cascade.verifiers._panel import Panel
 from cascade.verifiers._text import one_line
-from cascade.verifiers._votes import ask_all
+from cascade.verifiers._votes import ask_all, reworded
 
 
 class Options(BaseModel):
@@ -40,8 +39,7 @@ class AgreementVerifier:
         """The other models' calls: they do not need the answer, so they are made beside the tier's."""
         messages = call.messages
         if self.prompt is not None:
-            system = tuple(message for message in messages if message.role == "system")
-            messages = (*system, Message("user", render(self.prompt, inputs)))
+            messages = reworded(messages, self.prompt, inputs)
         params = Document({"max_tokens": call.params.json.get("max_tokens", 1024), **self.params})
         return tuple(Call(model, messages, call.schema, params, 0, call.timeout) for model in self.models)
 

@@ -6,11 +6,10 @@ verdict is read only from the reply's JSON object, which echoes the nonce. Every
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from cascade.extract import extract
@@ -18,6 +17,7 @@ from cascade.prompts import render, variables
 from cascade.shipped import folder
 from cascade.types import Answer, Ask, Call, Case, Document, Json, Message, Template, Verdict
 from cascade.verifiers import Spec
+from cascade.verifiers._evidence import fenced, is_empty, nonce, shown
 from cascade.verifiers._options import Prompt, models
 from cascade.verifiers._text import one_line
 
@@ -80,62 +80,25 @@ class JudgeVerifier:
         if is_empty(case.value):
             return Verdict(0.0, "the answer has no content; the judge was not asked")
         try:
-            answer = _text(case)
-            inputs = orjson.dumps(dict(case.inputs), option=orjson.OPT_SORT_KEYS).decode()
-        except (TypeError, ValueError) as err:  # integers past 64 bits, lone surrogates: no judge could be shown them
+            inputs, answer = shown(case)
+        except (TypeError, ValueError) as err:
             return Verdict(None, one_line(f"cannot be shown to a judge: {err}"))
         nonce = self.nonce(inputs, answer)
         return read_reply(await ask(self.call(nonce, inputs, answer, case.call.timeout)), nonce)
 
     def nonce(self, inputs: str, answer: str) -> str:
-        """128 bits the answer cannot hold, being a digest of it; equal cases have equal calls, for cache and cassettes."""
-        parts = ("cascade judge nonce 1", self.model, self.prompt.source, self.rubric, inputs, answer)
-        return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+        """The code that the judge is to echo."""
+        return nonce("cascade judge nonce 1", self.model, self.prompt.source, self.rubric, inputs, answer)
 
     def call(self, nonce: str, inputs: str, answer: str, timeout: float | None) -> Call:
         system = render(self.prompt, {"nonce": nonce, "rubric": self.rubric})
-        data = orjson.dumps({"inputs": inputs, "answer": answer}).decode()
-        user = f'<<<{nonce}\n{data}\n{nonce}>>>\nJudge the answer. Echo the code {nonce} as "nonce".'
+        user = f'{fenced(nonce, inputs, answer)}\nJudge the answer. Echo the code {nonce} as "nonce".'
         return Call(self.model, (Message("system", system), Message("user", user)), REPLY, self.params, 0, timeout)
 
 
 def _shipped() -> Template:
     path = folder("prompts") / DEFAULT_PROMPT
     return Template(path.read_text(encoding="utf-8"), str(path))
-
-
-def _text(case: Case) -> str:
-    """What is served if the answer passes: the JSON value without the prose around it, or the text where there is no schema."""
-    return case.value if isinstance(case.value, str) else orjson.dumps(case.value).decode()
-
-
-# ---------------------------------------------------------------- answers that no judge should see
-
-_OPENERS = frozenset(
-    ("thought process", "let's solve this problem step by step", "lets solve this problem step by step", "solution", "answer",
-     "final answer", "the answer is", "reasoning", "解", "かいせつ", "respuesta")
-)  # fmt: skip
-"""After "One Token to Fool LLM-as-a-Judge" (Zhao et al. 2025): texts without content that judges take for right answers."""
-
-_FILLING = " \t\r\n.,:;…·'\"`*_#\u3002\u3001\uff1a"
-
-
-def is_empty(value: Json) -> bool:
-    """Whether an answer says nothing: no text but punctuation and openers such as "Thought process:", and no other value at all."""
-    leaves = list(_leaves(value))
-    return value == {} or (bool(leaves) and all(isinstance(leaf, str) and _says_nothing(leaf) for leaf in leaves))
-
-
-def _says_nothing(text: str) -> bool:
-    return text.strip(_FILLING).lower().replace("\u2019", "'") in _OPENERS | {""}
-
-
-def _leaves(value: Json) -> list[Json]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]
 
 
 # ---------------------------------------------------------------- the reply
@@ -157,7 +120,17 @@ def read_reply(reply: Answer, nonce: str) -> Verdict:
     verdict, score, reason = read.value["verdict"], float(read.value["score"]), one_line(read.value["reason"])
     if verdict == "unsure":
         return Verdict(None, f"the judge is unsure: {reason}", signals={"judge_score": score})
-    return Verdict(score, reason or None, signals={"judge_correct": float(verdict == "correct")})
+    return Verdict(score, reason or None, signals={"judge_correct": float(verdict == "correct"), **_p_correct(verdict, reply.signals)})
+
+
+def _p_correct(verdict: str, of_reply: Mapping[str, float]) -> dict[str, float]:
+    """The probability of the word "correct", where log-probabilities came: the three words part at one token, so the verdict's least
+    likely token has its probability. Of a verdict "incorrect" it is the rest, "unsure" included."""
+    least = of_reply.get("logprob_min:verdict")
+    if least is None:
+        return {}
+    said = math.exp(least)
+    return {"p_correct": round(said if verdict == "correct" else 1.0 - said, 6)}
 
 
 def _problem(reply: Json, nonce: str) -> str | None:

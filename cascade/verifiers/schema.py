@@ -22,7 +22,7 @@ from cascade.verifiers._text import one_line
 MAX_ERRORS = 5
 """Errors named in a reason, and problems named of a schema."""
 
-VALID = Verdict(1.0)
+VALID = Verdict(1.0, signals={"errors": 0.0})
 
 
 class Options(BaseModel):
@@ -63,7 +63,8 @@ class SchemaVerifier:
         lines = dict.fromkeys(f"{error.path or 'the answer'}: {error.message}" for error in errors)
         more = f" (and {len(lines) - MAX_ERRORS} more)" if len(lines) > MAX_ERRORS else ""
         fields = dict.fromkeys(error.path for error in errors)
-        return Verdict(share(value, errors), one_line("; ".join(islice(lines, MAX_ERRORS)), 900) + more, tuple(fields))
+        said = one_line("; ".join(islice(lines, MAX_ERRORS)), 900) + more
+        return Verdict(share(value, errors), said, tuple(fields), {"errors": float(len(lines))})
 
 
 def _validator(schema: Json) -> Any:

@@ -62,6 +62,7 @@ def test_what_a_model_takes(name: str, declared: dict[str, Any], model: str, par
         ("anthropic", {"top_p": 0.5}, "anthropic/m takes no top_p"),
         ("anthropic", {"seed": 3}, "anthropic/m takes no seed"),
         ("mistral", {"logprobs": True}, "mistral/m takes no logprobs"),
+        ("ollama", {"logprobs": 5}, "params.logprobs must be true or false, not 5"),
         ("ollama", {"seed": "x"}, "params.seed must be a whole number, not 'x'"),
         ("ollama", {"temperature": 1, "seed": 3, "top_p": 0.5, "logprobs": True, "max_tokens": 5}, None),
         ("ollama", {"tools": []}, "params.tools is set by cascade itself: remove it"),

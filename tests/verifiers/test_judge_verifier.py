@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from verifying import Asked, a_case, refuse, verdict
 from cascade.errors import Overloaded
 from cascade.types import Answer, Call, Document, Template, Verdict
 from cascade.verifiers import build, calls, max_tokens, models
-from cascade.verifiers.judge import REPLY, is_empty
+from cascade.verifiers._evidence import is_empty
+from cascade.verifiers.judge import REPLY
 
 VALUE = {"vendor": "Acme", "total": 10}
 JUDGE = build("judge", {"model": "anthropic/haiku", "rubric": "The total is the invoice's."}, None)
@@ -83,6 +85,19 @@ def test_a_verdict_is_the_score_with_its_reason() -> None:
     assert verdict(JUDGE, a_case(VALUE), replying()) == Verdict(0.93, "vendor and total match", signals={"judge_correct": 1.0})
     wrong = replying(verdict="incorrect", score=0, reason="the total\nis \x1b[31mwrong")
     assert verdict(JUDGE, a_case(VALUE), wrong) == Verdict(0.0, "the total is [31mwrong", signals={"judge_correct": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("said", "signals"),
+    [
+        ({}, {"judge_correct": 1.0, "p_correct": 0.75}),
+        ({"verdict": "incorrect", "score": 0.1}, {"judge_correct": 0.0, "p_correct": 0.25}),
+        ({"verdict": "unsure", "score": 0.5}, {"judge_score": 0.5}),
+    ],
+)
+def test_the_log_probability_of_the_verdict_is_a_signal(said: Any, signals: Any) -> None:
+    found = verdict(JUDGE, a_case(VALUE), lambda call: Answer(replying(**said)(call), signals={"logprob_min:verdict": math.log(0.75), "logprob_min": -9.0}))
+    assert found.signals == signals
 
 
 def test_a_verdict_in_a_fence_counts() -> None:

@@ -15,6 +15,8 @@ from cascade.verifiers import build
 from cascade.verifiers._explain import explain
 from cascade.verifiers.schema import SchemaVerifier, check_schema
 
+VALID = Verdict(1.0, signals={"errors": 0.0})
+
 INVOICE = {
     "type": "object",
     "required": ["vendor", "total", "lines"],
@@ -34,23 +36,23 @@ INVOICE = {
 
 def test_a_valid_answer_scores_one() -> None:
     good = {"vendor": "Acme", "total": 3.5, "date": "2026-11-03", "lines": [{"amount": 3.5}]}
-    assert verdict(SchemaVerifier(INVOICE), a_case(good)) == Verdict(1.0)
+    assert verdict(SchemaVerifier(INVOICE), a_case(good)) == VALID
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ({"vendor": "Acme", "total": 1, "lines": [{"amount": 1}, {}]}, Verdict(0.75, "/lines/1/amount: is missing", ("/lines/1/amount",))),
+        ({"vendor": "Acme", "total": 1, "lines": [{"amount": 1}, {}]}, Verdict(0.75, "/lines/1/amount: is missing", ("/lines/1/amount",), {"errors": 1.0})),
         ({"vendor": "", "total": -1, "lines": []},
-         Verdict(0.3333, "/vendor: '' should be non-empty; /total: -1 is less than the minimum of 0", ("/vendor", "/total"))),
-        ({"vendor": "Acme", "total": 1, "lines": [], "date": "2026-02-30"}, Verdict(0.75, "/date: '2026-02-30' is not a date", ("/date",))),
+         Verdict(0.3333, "/vendor: '' should be non-empty; /total: -1 is less than the minimum of 0", ("/vendor", "/total"), {"errors": 2.0})),
+        ({"vendor": "Acme", "total": 1, "lines": [], "date": "2026-02-30"}, Verdict(0.75, "/date: '2026-02-30' is not a date", ("/date",), {"errors": 1.0})),
         ({"vendor": "Acme", "total": 1, "lines": [], "currency": "DM"},
-         Verdict(0.75, "/currency: 'DM' is not one of ['EUR', 'USD']", ("/currency",))),
+         Verdict(0.75, "/currency: 'DM' is not one of ['EUR', 'USD']", ("/currency",), {"errors": 1.0})),
         ({"vendor": "Acme", "total": 1, "lines": [], "x": 1, "y": 2},
-         Verdict(0.8, "the answer: has members the schema does not know: 'x', 'y'", ("",))),
-        ([], Verdict(0.0, "the answer: [] is not of type 'object'", ("",))),
-        ("text", Verdict(0.0, "the answer: 'text' is not of type 'object'", ("",))),
-        ({}, Verdict(0.0, "/vendor: is missing; /total: is missing; /lines: is missing", ("/vendor", "/total", "/lines"))),
+         Verdict(0.8, "the answer: has members the schema does not know: 'x', 'y'", ("",), {"errors": 1.0})),
+        ([], Verdict(0.0, "the answer: [] is not of type 'object'", ("",), {"errors": 1.0})),
+        ("text", Verdict(0.0, "the answer: 'text' is not of type 'object'", ("",), {"errors": 1.0})),
+        ({}, Verdict(0.0, "/vendor: is missing; /total: is missing; /lines: is missing", ("/vendor", "/total", "/lines"), {"errors": 3.0})),
     ],
 )  # fmt: skip
 def test_errors_are_told_with_their_paths_and_a_partial_score(value: Any, expected: Verdict) -> None:
@@ -274,7 +276,7 @@ NO_INVALID = [{"contains": {"type": "number"}, "minContains": 0}, {"format": "no
 def test_the_two_libraries_agree_on_draft_2020_12(schema: Any, good: Any, bad: Any) -> None:
     other = jsonschema.Draft202012Validator(schema, registry=Registry(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     ours = SchemaVerifier(schema)
-    assert verdict(ours, a_case(good)) == Verdict(1.0)
+    assert verdict(ours, a_case(good)) == VALID
     assert other.is_valid(good)
     if schema not in NO_INVALID:
         found = verdict(ours, a_case(bad))
@@ -286,7 +288,7 @@ def test_the_two_libraries_agree_on_draft_2020_12(schema: Any, good: Any, bad: A
 
 
 def test_false_lets_nothing_pass() -> None:
-    assert verdict(SchemaVerifier(False), a_case(1)) == Verdict(0.0, "the answer: False schema does not allow 1", ("",))
+    assert verdict(SchemaVerifier(False), a_case(1)) == Verdict(0.0, "the answer: False schema does not allow 1", ("",), {"errors": 1.0})
 
 
 def test_the_verifier_takes_microseconds() -> None:
@@ -307,4 +309,4 @@ def _seconds(verifier: SchemaVerifier, case: Any) -> float:
 
 
 def test_the_policys_document_is_what_is_built_from() -> None:
-    assert verdict(build("schema", {}, Document({"type": "string"})), a_case("x")) == Verdict(1.0)
+    assert verdict(build("schema", {}, Document({"type": "string"})), a_case("x")) == VALID

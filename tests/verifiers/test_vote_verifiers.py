@@ -31,7 +31,7 @@ def by_model(**replies: Any) -> Any:
 def test_consistency_asks_the_same_call_again_as_further_samples() -> None:
     ask = Asked(by_sample(SAME, SAME))
     verifier = build("consistency", {"samples": 3}, None)
-    assert asyncio.run(verifier(a_case(VALUE), ask)) == Verdict(1.0, signals={"votes": 2.0, "failed": 0.0})
+    assert asyncio.run(verifier(a_case(VALUE), ask)) == Verdict(1.0, signals={"votes": 2.0, "failed": 0.0, "distinct": 1.0})
     assert ask.calls == [replace(CALL, sample=1), replace(CALL, sample=2)]
     assert verifier.early({}, CALL) == ()
 
@@ -40,29 +40,52 @@ def test_consistency_asks_the_same_call_again_as_further_samples() -> None:
     ("options", "replies", "expected"),
     [
         ({"samples": 3}, [SAME, OTHER],
-         Verdict(0.67, "2 of 3 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0})),
+         Verdict(0.67, "2 of 3 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0, "distinct": 2.0})),
         ({"samples": 3}, [OTHER, OTHER],
-         Verdict(0.33, "1 of 3 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0})),
+         Verdict(0.33, "1 of 3 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0, "distinct": 2.0})),
         ({"samples": 3, "fields": ["vendor", "total"]}, [SAME, OTHER_NOTE],
-         Verdict(1.0, signals={"votes": 2.0, "failed": 0.0, "share:vendor": 1.0, "share:total": 1.0})),
+         Verdict(1.0, signals={"votes": 2.0, "failed": 0.0, "distinct": 1.0, "share:vendor": 1.0, "share:total": 1.0})),
         ({"samples": 4, "fields": ["vendor", "note"]}, [SAME, OTHER_NOTE, OTHER],
          Verdict(0.5, "2 of 4 agree; they differ on /note, /vendor", ("/note", "/vendor"),
-                 {"votes": 3.0, "failed": 0.0, "share:vendor": 0.75, "share:note": 0.75})),
+                 {"votes": 3.0, "failed": 0.0, "distinct": 3.0, "share:vendor": 0.75, "share:note": 0.75})),
         ({"samples": 3}, [SAME, Overloaded("busy")],
          Verdict(0.67, "2 of 3 agree; 1 gave no vote: openai/small provider_error: busy".replace("provider_error", Overloaded.kind), (),
-                 {"votes": 1.0, "failed": 1.0})),
+                 {"votes": 1.0, "failed": 1.0, "distinct": 1.0})),
         ({"samples": 3}, [SAME, BudgetExceeded("no money left")],
-         Verdict(0.67, "2 of 3 agree; 1 gave no vote: openai/small: no money left", (), {"votes": 1.0, "failed": 1.0})),
+         Verdict(0.67, "2 of 3 agree; 1 gave no vote: openai/small: no money left", (), {"votes": 1.0, "failed": 1.0, "distinct": 1.0})),
         ({"samples": 3}, [SAME, "I cannot say."],
-         Verdict(0.67, "2 of 3 agree; 1 gave no vote: no JSON in the answer", (), {"votes": 1.0, "failed": 1.0})),
+         Verdict(0.67, "2 of 3 agree; 1 gave no vote: no JSON in the answer", (), {"votes": 1.0, "failed": 1.0, "distinct": 1.0})),
         ({"samples": 3}, [SAME, Answer(SAME, "length")],
-         Verdict(0.67, "2 of 3 agree; 1 gave no vote: cut off", (), {"votes": 1.0, "failed": 1.0})),
+         Verdict(0.67, "2 of 3 agree; 1 gave no vote: cut off", (), {"votes": 1.0, "failed": 1.0, "distinct": 1.0})),
         ({"samples": 3}, [Overloaded("busy"), Answer("", "refusal")],
          Verdict(None, f"no vote: openai/small {Overloaded.kind}: busy; refused")),
     ],
 )  # fmt: skip
 def test_consistency_is_the_share_that_gives_the_same_answer(options: Any, replies: list[Any], expected: Verdict) -> None:
     assert verdict(build("consistency", options, None), a_case(VALUE), by_sample(*replies)) == expected
+
+
+def test_each_field_has_its_share_those_of_the_schema_where_none_are_named() -> None:
+    def shares(options: Any, properties: Any, compare: Any = None) -> dict[str, float]:
+        case = a_case({**VALUE, "made up": 1}, schema={"properties": properties})
+        found = verdict(build("consistency", {"samples": 3, **options}, None, compare or {}), case, by_sample(SAME, OTHER))
+        return {name: value for name, value in found.signals.items() if ":" in name}
+
+    three = {"vendor": {}, "total": {}, "note": {}}
+    assert shares({}, three) == {"share:vendor": 0.6667, "share:total": 0.6667, "share:note": 1.0}
+    assert shares({}, three, {"total": {"number": {"tolerance": 1}}})["share:total"] == 1.0
+    assert shares({"fields": ["note"]}, three) == {"share:note": 1.0}
+    assert shares({}, {"vendor": {}}) == {}  # the share of the whole says it
+    assert [len(shares({}, {str(i): {} for i in range(n)})) for n in (8, 9)] == [8, 0]
+    assert len(shares({"fields": [f"f{i}" for i in range(20)]}, three)) == 8
+
+
+def test_answers_within_a_tolerance_are_one_answer_among_the_distinct() -> None:
+    def distinct(compare: Any) -> float:
+        replies = [f'{{"vendor": "Acme", "total": {total}, "note": "a"}}' for total in (20, 20.4, 30, 10.2)]
+        return verdict(build("consistency", {"samples": 5}, None, compare), a_case(VALUE), by_sample(*replies)).signals["distinct"]
+
+    assert (distinct({}), distinct({"total": {"number": {"tolerance": 0.5}}})) == (5.0, 3.0)
 
 
 def test_the_policys_comparators_decide_what_is_the_same() -> None:
@@ -93,7 +116,7 @@ def test_agreement_asks_the_other_models_the_same_beside_the_tier() -> None:
     assert verifier.early({"text": "an invoice"}, CALL) == wanted
     ask = Asked(by_model(haiku=SAME, tiny=OTHER))
     assert asyncio.run(verifier(a_case(VALUE), ask)) == Verdict(
-        0.5, "1 of 2 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0}
+        0.5, "1 of 2 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 2.0, "failed": 0.0, "distinct": 2.0}
     )
     assert tuple(ask.calls) == wanted  # equal calls: what was asked early is not asked again
 
@@ -109,8 +132,8 @@ def test_agreement_can_put_the_question_in_another_form() -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        (SAME, Verdict(1.0, signals={"votes": 1.0, "failed": 0.0})),
-        (OTHER, Verdict(0.0, "0 of 1 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 1.0, "failed": 0.0})),
+        (SAME, Verdict(1.0, signals={"votes": 1.0, "failed": 0.0, "distinct": 1.0})),
+        (OTHER, Verdict(0.0, "0 of 1 agree; they differ on /vendor, /total", ("/vendor", "/total"), {"votes": 1.0, "failed": 0.0, "distinct": 2.0})),
         ("?", Verdict(None, "no vote: no JSON in the answer")),
         (Answer("", "filter"), Verdict(None, "no vote: filtered")),
     ],
