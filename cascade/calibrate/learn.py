@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade import binding
-from cascade.calibrate import path, region, score
+from cascade.calibrate import path, region, score, seen
 from cascade.calibrate.evidence import Evidence
 from cascade.errors import InputError
 from cascade.thresholds import Point, Score, Thresholds
@@ -64,7 +64,7 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
     scores = {name: Score(f.signals, tuple(f.mean.tolist()), tuple(f.scale.tolist()), tuple(f.weights.tolist()), f.intercept, f.optional)
               for name, f in zip(names, fits, strict=True)}
     thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, tuple(steps), chosen,
-                            _certificate(evidence, goal, reference, rows), _baseline(evidence))
+                            _certificate(evidence, goal, reference, rows, len(cuts)), _baseline(evidence))
     thresholds = replace(thresholds, statement=statement(thresholds))
     need = region.needed(goal.max_loss, goal.confidence)
     more = None
@@ -152,6 +152,7 @@ def _certify(evidence: Evidence, goal: Goal, reference: str, full: tuple[Floats,
         here = path.serve(cut, [s[held] for s in full], evidence.passed[:, held], evidence.cost[:, held])
         cost = float(path.serve(cut, full, evidence.passed, evidence.cost).cost.mean())
         point, unlabelled = _test(evidence, goal, reference, held, here.tier, dict(zip(evidence.names, cut, strict=True)), cost)
+        point = replace(point, seen=seen.count(evidence, cut, [s[held] for s in full], held))
         if goal.max_cost is None and unlabelled:
             return steps, _cheapest(steps, premium), unlabelled, point
         if goal.max_cost is None and not point.certified:
@@ -199,10 +200,10 @@ def _cheapest(steps: list[Point], premium: float) -> int | None:
         cut is not None for cut in steps[best].thresholds.values()) else best
 
 
-def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int) -> dict[str, object]:
+def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int, tested: int) -> dict[str, object]:
     return {"max_loss": goal.max_loss, "confidence": goal.confidence, "reference": reference, "last": evidence.policy.tiers[-1].name,
             "min_accuracy": goal.min_accuracy, "max_cost": goal.max_cost, "rows_fit": int(evidence.fitting.sum()), "rows_certify": rows,
-            "always_last_cost": float(evidence.cost[-1].mean())}
+            "path": tested, "always_last_cost": float(evidence.cost[-1].mean())}
 
 
 def _baseline(evidence: Evidence) -> dict[str, object]:
