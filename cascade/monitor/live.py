@@ -5,7 +5,9 @@ It never fails a request: a state that cannot be read or written is told once, a
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -24,6 +26,7 @@ EVERY = 1.0
 MANY = 100
 """So many requests are written together at most."""
 MEMORY = ":memory:"
+_left_alone: list[Counts | None] = []
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -69,6 +72,7 @@ class Monitor:
         self._before: dict[Names, Alarm] = {}  # what sounded before the file could not be used any more
         self.path = path
         self._counts: Counts | None = None
+        self._process = os.getpid()
         self.look()
 
     # ------------------------------------------------------------ one request
@@ -86,6 +90,7 @@ class Monitor:
         if step is None:
             return
         with self._lock:
+            self._after_fork()
             for name, x in numbers.items():
                 expected = self._expected.get((step, name))
                 if expected is not None:
@@ -105,12 +110,20 @@ class Monitor:
     def look(self) -> None:
         """Write what waits, and see what this and other processes found."""
         with self._lock:
+            self._after_fork()
             self._next = self._clock() + EVERY
             try:
                 self._exchange()
             except sqlite3.Error as err:
                 if getattr(err, "sqlite_errorcode", 0) & 0xFF not in _BUSY:
                     self._alone(err)
+
+    def _after_fork(self) -> None:
+        """What waits is the parent's to write; and SQLite forbids to use, or to close, what the parent opened."""
+        if self._process != os.getpid():
+            _left_alone.append(self._counts)
+            self._counts, self._process, self._version = None, os.getpid(), -1
+            self._batches, self._trials, self._waiting = {}, {}, 0
 
     def _exchange(self) -> None:
         wrote = self._write()
@@ -185,8 +198,8 @@ class Monitor:
         """Write what waits. Counting again opens the file again; what is in memory only is gone."""
         if self._counts is None and not self._batches and not self._trials:
             return
-        if self._counts is not None:
-            self._counts.patience(LAST_PATIENCE)
+        with contextlib.suppress(sqlite3.Error):  # `look` tells
+            self._open().patience(LAST_PATIENCE)
         self.look()
         with self._lock:
             self._shut()

@@ -17,7 +17,7 @@ from cascade.monitor.eprocess import Bet, State
 from cascade.types import Expected
 
 FORMAT = 1
-PATIENCE = 50
+PATIENCE = 20
 """Milliseconds that a request waits for another process's transaction, which takes less than one; then it is counted with a later one."""
 LAST_PATIENCE = 5000
 """Milliseconds for what must not be put off: opening, closing, resetting."""
