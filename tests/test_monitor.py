@@ -341,7 +341,7 @@ def test_after_an_alarm_the_next_policy_of_the_chain_serves_and_is_held_against_
         lossy(monitor, 1, monitor.lines()[0].n)
     told = monitor.alarm
     n = monitor.lines()[0].n
-    assert told == f"stepped back to step 0 of p.thresholds.json: {n - 1} of {n} audited requests differ from big's answer, at most 5.0 % were expected"
+    assert told == f"stepped back to step 0 of p.thresholds.json: {n - 1} of {n} requests held against big differ, at most 5.0 % were expected"
     assert n < 8
     assert [line.n for line in monitor.lines() if line.name == DIFFERS] == [n, 0]
     while monitor.policy.digest == "safe":
@@ -719,7 +719,7 @@ def test_run_report_and_monitor_say_it(turned: Path, cli: Cli) -> None:  # noqa:
     assert f"ALARM: {alarmed[-1]['alarm']}" in err
     assert f"{len(alarmed)} rows carry an alarm; cascade monitor sums.yaml tells more" in err
     code, out, _ = cli("report", "out.jsonl")
-    assert 'rows carry the alarm "stepped back to always big: ' in out
+    assert "rows carry the alarm 'stepped back to always big: " in out
     code, out, _ = cli("monitor", "sums.yaml")
     assert code == 0
     assert out.splitlines()[0].endswith("serves by always big; it stepped back")

@@ -355,7 +355,7 @@ def test_worst_cases_are_the_engines() -> None:
     worst = Worst(policy)
 
     async def theirs() -> list[Decimal | None]:
-        ladder = cascade._wiring().ladder
+        ladder = cascade._wiring().ladder(cascade._rungs)
         return [ladder.worst(Call(tier.model, messages, policy.schema, ladder.params[tier.name])) for tier in policy.tiers]
 
     from cascade import compose

@@ -220,7 +220,7 @@ def _chain(policy: Policy) -> Iterator[Policy]:
 
 def _loss(policy: Policy, safer: Policy | None, alarm: Alarm, expected: Expected) -> str:
     last = policy.tiers[-1].name
-    counts = f"{alarm.total:.0f} of {alarm.n} audited requests differ from {last}'s answer, at most {_percent(expected.high)} were expected"
+    counts = f"{alarm.total:.0f} of {alarm.n} requests held against {last} differ, at most {_percent(expected.high)} were expected"
     if safer is None or safer.watch is None:
         return f"answers differ and nothing safer is certified: {counts}"
     where = f"always {last}" if safer.watch.step is None else f"step {safer.watch.step} of {Path(safer.watch.file).name}"
