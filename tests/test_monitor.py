@@ -23,7 +23,7 @@ from test_calibrate import COST, POLICY, cheap_ones_err, evidence
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 
 from cascade import Cascade, thresholds
-from cascade.calibrate import learn
+from cascade.calibrate import learn, seen
 from cascade.errors import InputError
 from cascade.monitor import eprocess, expect, observe
 from cascade.monitor.live import MEMORY, Monitor, state_file
@@ -179,8 +179,11 @@ MIDDLE = {name.replace("small", "middle"): x for name, x in CLIMBED.items()}
          {"small: gates passed": 1.0, "small: accepted": 0.0}),
         ([tried("small", finish="length"), *answer("middle", right=0.2, agreement=0.0)], None, {"small: gates passed": 0.0, "small: accepted": 0.0, **MIDDLE}),
         (answer("small") + answer("middle", right=0.2) + [tried("big")], "small", STOOD),
+        ([tried("small"), Checked("small", "schema", 0.0, 1.0, False), Checked("small", "agreement", 1.0, 1.0, True), *answer("middle")], "middle",
+         {"small: gates passed": 0.0, "small: accepted": 0.0, **{k.replace("small", "middle"): v for k, v in STOOD.items()}}),
     ],
-    ids=["accepted", "accepted above", "climbed to the end", "a tier that failed is not counted", "cut off", "a shadow: not beyond where the ladder stops"],
+    ids=["accepted", "accepted above", "climbed to the end", "a tier that failed is not counted", "cut off", "a shadow: not beyond where the ladder stops",
+         "a shadow: no score of what the ladder would not have scored"],
 )  # fmt: skip
 def test_a_story_as_numbers(trail: list[Event], stood: str | None, numbers: dict[str, float]) -> None:
     found = walk(LADDER, trail, ())
@@ -193,6 +196,8 @@ def test_only_those_that_climbed_are_held_against_the_last_tier_for_nothing() ->
     found = walk(LADDER, trail, compared).numbers
     assert (found[observe.same("small")], found[observe.same("middle")]) == (1.0, 0.0)
     assert observe.same("small") not in walk(LADDER, answer("small"), compared).numbers
+    failed = [Failed("small", "m/small", "overloaded", "busy"), *answer("middle", right=0.1), tried("big")]
+    assert observe.same("small") not in walk(LADDER, failed, compared).numbers, "a repair failed: what it said before does not count"
 
 
 AUDIT, DIFFERENT, EQUAL = tried("small", "audit"), Compared("small", "big", False), Compared("small", "big", True)
@@ -220,6 +225,12 @@ def test_whether_a_request_differs(mode: str | None, trail: list[Event], drawn: 
     outcome = Outcome("p@1", "accepted", {}, "small", trail=tuple(trail), mode=mode)  # type: ignore[arg-type]
     two = replace(LADDER, tiers=(LADDER.tiers[0], LADDER.tiers[-1]))
     assert observe.differs(two, outcome, walk(two, trail, ()).stood, drawn) is says
+
+
+def test_in_a_shadow_only_the_tier_that_would_have_been_served_counts() -> None:
+    trail = (*answer("small", right=0.1), *answer("middle"), tried("big"), EQUAL, Compared("middle", "big", False))
+    outcome = Outcome("p@1", "accepted", {}, "big", trail=trail, mode="shadow")
+    assert observe.differs(LADDER, outcome, walk(LADDER, trail, ()).stood, False) is True
 
 
 def test_over_the_requests_drawn_the_share_that_differs_is_that_over_all_requests() -> None:
@@ -357,6 +368,23 @@ def test_drift_warns_and_takes_no_step() -> None:
         monitor.add(monitor.policy, {"small: accepted": 0.0}, None, b"")
     assert monitor.policy.digest == "loose"
     assert monitor.alarm == "drift of small: accepted: 0.0 % of 100, 70.0 % to 90.0 % were expected"
+
+
+def test_what_drifted_on_a_step_that_serves_no_more_is_not_told(tmp_path: Path) -> None:
+    monitor = Monitor(watched(), MEMORY)
+    for _ in range(200):
+        monitor.add(monitor.chain[0], {"small: accepted": 0.0}, None, b"")
+    lossy(monitor)
+    assert str(monitor.alarm).startswith("stepped back to step 0")
+    assert "drift" not in str(monitor.alarm)
+
+
+def test_evidence_beyond_all_bounds_stays_a_number() -> None:
+    monitor = Monitor(watched(), MEMORY)
+    lossy(monitor, 900)
+    lossy(monitor, 1, 2000)
+    (line,) = [line for line in monitor.lines() if (line.step, line.name) == (1, DIFFERS)]
+    assert (line.n, line.evidence > 1e6, np.isfinite(line.evidence)) == (901, True, True)
 
 
 def test_a_request_tells_once_whether_it_differs() -> None:
@@ -624,6 +652,42 @@ def test_nothing_is_written_beside_the_thresholds_for_what_fakes_answer(tmp_path
     assert state_file(load(str(path))) == str(tmp_path / "sums.thresholds.monitor")
 
 
+def test_what_waits_is_written_when_the_cascade_is_closed(tmp_path: Path) -> None:
+    path, state = calibrated(tmp_path), str(tmp_path / "state")
+    with Cascade.load(path, ask=World(9999), monitor=state) as cascade:
+        serve(cascade, range(20, 23))
+    assert {line.n for line in Monitor(load(str(path)), state).lines() if line.name == observe.accepted("small")} == {3}
+
+
+MORE = """  - {name: middle, model: p/middle, gates: [schema]}
+"""
+
+
+def test_the_chain_holds_the_steps_to_fall_back_to_each_with_its_own_digest_and_models(tmp_path: Path) -> None:
+    from cascade import binding
+
+    path = tmp_path / "sums.yaml"
+    text = POLICY.replace("  - {name: big", MORE + "  - {name: big").replace("{p/small:", "{p/middle: {input: 0, output: 0}, p/small:")
+    path.write_text(text)
+    point = {"rows": 300, "benefit": 0, "p": 0.01, "certified": True, "cost_per_request": 0.01}
+    steps = tuple(Point({"small": small, "middle": middle}, harm=differ, seen={DIFFERS: Seen(300, differ)}, **point)  # type: ignore[arg-type]
+                  for small, middle, differ in ((None, 0.9, 1.0), (0.95, None, 2.0), (0.9, None, 5.0)))
+    file = replace(found(*steps), digests=binding.digests(load(str(path))), scores={name: Score((), (), (), (), 2.0) for name in ("small", "middle")})
+    (tmp_path / "sums.thresholds.json").write_bytes(thresholds.dumps(file))
+    path.write_text(text + "thresholds: sums.thresholds.json\n")
+    cascade = Cascade.load(path, ask=World(0))
+    assert cascade._monitor is not None
+    chain = cascade._monitor.chain
+    assert [policy.watch and policy.watch.step for policy in chain] == [2, 1, 0, None]
+    assert [[tier.name for tier in policy.tiers] for policy in chain] == [["small", "big"], ["small", "big"], ["middle", "big"], ["big"]]
+    assert len({policy.digest for policy in chain}) == 4 == len(cascade.labels)
+
+    async def retries() -> set[str]:
+        return set(cascade._wiring().per_model)
+
+    assert asyncio.run(retries()) == {"p/small", "p/middle", "p/big"}
+
+
 def test_cached_and_equal_requests_are_not_counted(tmp_path: Path) -> None:
     async def thrice(cascade: Cascade) -> None:
         await asyncio.gather(*(cascade.arun({"question": "1"}) for _ in range(5)))
@@ -677,12 +741,26 @@ def test_what_calibration_saw_of_each_step_is_what_the_monitor_counts_on_the_sam
     policy = load(str(path))
     assert policy.watch is not None
     assert policy.watch.step is not None
-    seen = thresholds.loads((tmp_path / "sums.thresholds.json").read_bytes()).steps[policy.watch.step].seen
+    told = thresholds.loads((tmp_path / "sums.thresholds.json").read_bytes()).steps[policy.watch.step].seen
     with Cascade(policy, ask=World(9999)) as cascade:
         serve(cascade, rows)
         assert cascade._monitor is not None
         lines = {line.name: (line.n, line.mean) for line in cascade._monitor.lines() if line.step == policy.watch.step}
-    assert lines == {name: (one.rows, pytest.approx(one.total / one.rows)) for name, one in seen.items()}
+    assert lines == {name: (one.rows, pytest.approx(one.total / one.rows)) for name, one in told.items()}
+
+
+def test_scores_are_counted_of_answers_that_passed_the_other_gates(tmp_path: Path) -> None:
+    given = evidence(tmp_path, 30, cheap_ones_err)
+    passed = given.passed.copy()
+    passed[0, :10] = False
+    counted_ = seen.count(replace(given, passed=passed), (0.5,), [np.linspace(0, 1, 30)], np.arange(30))
+    assert (counted_["small: gates passed"], counted_["small: agreement"].rows) == (Seen(30, 20.0), 20)
+    assert counted_["small: accepted"] == Seen(30, 15.0)
+
+
+def test_a_thresholds_file_whose_counts_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="a total is between 0 and its rows"):
+        thresholds.loads(thresholds.dumps(found(replace(step(3), seen={DIFFERS: Seen(3, 4.0)}))))
 
 
 # ---------------------------------------------------------------- as a user meets it
