@@ -29,6 +29,7 @@ from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
 from cascade.errors import ConfigurationError, InputError, PolicyError
 from cascade.grade import Grader
+from cascade.monitor import live, observe
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
 from cascade.reading import reader, written
@@ -38,6 +39,7 @@ from cascade.types import (
     CacheSettings,
     Call,
     Checked,
+    Compared,
     Document,
     Event,
     Gate,
@@ -65,18 +67,20 @@ class Cascade:
     `ask` replaces the providers (a `Scripted`, a recording, an Ask of your own); retries, limits and breaker belong to the providers,
     so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
     that the cache is on disk; at exit it is closed anyway.
+
+    A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
+    and in memory only where `ask` is given, since what fakes answer is no traffic.
     """
 
-    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None) -> None:
+    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None) -> None:
         self.policy = policy
         self.purse = None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run")
         self._given = ask
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
-        self._verifiers = _build_verifiers(policy)
-        self._params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
         self._prompt_digest = _prompt_digest(policy)
-        self._tier_digests = {tier.name: _tier_digest(policy, tier) for tier in policy.tiers}
+        self._rungs = self._serves = _Rungs(policy)
+        self._monitor = _monitor(policy, monitor or (live.MEMORY if ask is not None else None))
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Wiring] = weakref.WeakKeyDictionary()
         self._portal: BlockingPortal | None = None
         self._portal_stack = contextlib.ExitStack()
@@ -84,11 +88,12 @@ class Cascade:
         _open_cascades.add(self)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, ask: Ask | None = None, cache: CacheSettings | None = None) -> Cascade:
+    def load(cls, path: str | os.PathLike[str], *, ask: Ask | None = None, cache: CacheSettings | None = None,
+             monitor: str | None = None) -> Cascade:
         """The Cascade of a policy file. Raises PolicyError with all that is wrong with it."""
         from cascade.policy import load
 
-        return cls(load(os.fspath(path)), ask=ask, cache=cache)
+        return cls(load(os.fspath(path)), ask=ask, cache=cache, monitor=monitor)
 
     # ------------------------------------------------------------ answering
 
@@ -104,13 +109,17 @@ class Cascade:
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
-        key = self._key(inputs)
-        outcome = self._remembered(key, id)
+        rungs = self._serving()
+        canonical = _canonical(inputs)
+        key = _key(rungs.policy, canonical)
+        outcome = self._remembered(rungs, key, id)
         if outcome is None:
             wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._answer(wiring, key, inputs, id))
+            outcome, joined = await wiring.requests.share(key, lambda: self._answer(wiring, rungs, key, inputs, id))
             if joined:
                 outcome = _at_no_cost(outcome, id)
+        if self.alarm is not None:
+            outcome = replace(outcome, alarm=self.alarm)
         return outcome if output is None else _typed(outcome, output)
 
     @overload
@@ -138,7 +147,7 @@ class Cascade:
         The outcome has mode "record"; what is served is the last tier's answer. Raises as `arun` does.
         """
         _canonical(inputs)
-        return await engine.record(self._wiring().ladder, inputs, id=id)
+        return await engine.record(self._wiring().ladder(self._rungs), inputs, id=id)
 
     def record(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
         """`arecord` for sync code."""
@@ -150,60 +159,79 @@ class Cascade:
         """What a recording made with this policy is bound to, see `binding.digests`."""
         return binding.digests(self.policy)
 
-    async def _answer(self, wiring: _Wiring, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    @property
+    def alarm(self) -> str | None:
+        """What the monitor has to say: that the policy stepped back, or what has drifted; None while all is as calibrated."""
+        return None if self._monitor is None else self._monitor.alarm
+
+    @functools.cached_property
+    def labels(self) -> frozenset[str]:
+        """The labels of all policies that may serve: this one, and those it steps back to."""
+        return frozenset({self.label} if self._monitor is None else map(_label, self._monitor.chain))
+
+    def _serving(self) -> _Rungs:
+        """The policy that serves now: after an alarm another one, with a digest, and so cached answers, of its own."""
+        policy = self.policy if self._monitor is None else self._monitor.serving()
+        if self._serves.policy is not policy:
+            self._serves = _Rungs(policy)
+        return self._serves
+
+    async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
         """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
 
         A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
         request in flight or later, from the cache, is neither.
         """
+        policy, ladder = rungs.policy, wiring.ladder(rungs)
         failures = self._known_failures(inputs) if self._store else {}
-        if self._chosen("shadow", self.policy.shadow, inputs, id):
-            outcome = await engine.shadow(wiring.ladder, inputs, id=id)
+        drawn = _chosen(policy, "audit", policy.audit, inputs, id)
+        if _chosen(policy, "shadow", policy.shadow, inputs, id):
+            outcome = await engine.shadow(ladder, inputs, id=id)
         else:
-            outcome = await engine.run(wiring.ladder, inputs, seed=self._skips(failures), id=id)
-            accepted_below = outcome.status == "accepted" and outcome.tier != self.policy.tiers[-1].name
-            if accepted_below and self._chosen("audit", self.policy.audit, inputs, id):
-                outcome = await engine.audit(wiring.ladder, inputs, outcome)
+            outcome = await engine.run(ladder, inputs, seed=_skips(rungs, failures), id=id)
+            if drawn and outcome.status == "accepted" and outcome.tier != policy.tiers[-1].name:
+                outcome = await engine.audit(ladder, inputs, outcome)
+        if self._monitor is not None and len(policy.tiers) > 1:
+            self._watch(self._monitor, ladder, inputs, outcome, drawn)
         if self._store:
-            self._remember(key, inputs, outcome, failures)
+            self._remember(rungs, key, inputs, outcome, failures)
         return outcome
 
-    def _chosen(self, what: str, share: float, inputs: Mapping[str, Json], id: str | None) -> bool:
-        """Whether this request is one of the share: by its own digest, so that a resumed run chooses the same ones."""
-        if share <= 0 or len(self.policy.tiers) < 2:
-            return False
-        parts = (what.encode(), self.label.encode(), (id or "").encode(), _canonical(inputs))
-        drawn = hashlib.sha256(b"\0".join(parts)).digest()
-        return int.from_bytes(drawn[:8]) < share * 2**64
+    def _watch(self, monitor: live.Monitor, ladder: engine.Ladder, inputs: Mapping[str, Json], outcome: Outcome[Json], drawn: bool) -> None:
+        """Tell the monitor of a request that was answered, not of one from the cache."""
+        if outcome.mode is None and outcome.tier == ladder.policy.tiers[-1].name:  # one that climbed has both answers for nothing
+            compared = engine.comparisons(ladder, outcome.trail)
+        else:
+            compared = [e for e in outcome.trail if isinstance(e, Compared)]
+        walked = observe.walk(ladder.policy, outcome.trail, compared)
+        differs = observe.differs(ladder.policy, outcome, walked.stood, drawn)
+        key = b"" if differs is None else hashlib.sha256(_canonical(inputs)).digest()[:12]
+        monitor.add(ladder.policy, walked.numbers, differs, key)
 
     # ------------------------------------------------------------ remembering
 
-    def _key(self, inputs: Mapping[str, Json]) -> str:
-        """Everything that can change the answer: the policy's digest (prompts, schema, models, gates …) and the inputs."""
-        return hashlib.sha256(records.CACHED + self.policy.digest.encode() + _canonical(inputs)).hexdigest()
-
-    def _remembered(self, key: str, id: str | None) -> Outcome[Json] | None:
+    def _remembered(self, rungs: _Rungs, key: str, id: str | None) -> Outcome[Json] | None:
         text = self._store.get(key) if self._store else None
         if text is None:
             return None
         try:
-            return records.from_cached(text, self.label, id)
+            return records.from_cached(text, rungs.label, id)
         except (ValueError, TypeError) as err:
             log.warning("a cache entry cannot be read and is asked again (%s: %s)", type(err).__name__, err)
             return None
 
     @functools.cached_property
     def label(self) -> str:
-        """`name@digest` of the policy, as rows carry it."""
-        return f"{self.policy.name}@{self.policy.digest[:6]}"
+        """`name@digest` of the policy, as rows carry it; after a step back they carry another, one of `labels`."""
+        return _label(self.policy)
 
-    def _remember(self, key: str, inputs: Mapping[str, Json], outcome: Outcome[Json], failures: Mapping[str, str]) -> None:
+    def _remember(self, rungs: _Rungs, key: str, inputs: Mapping[str, Json], outcome: Outcome[Json], failures: Mapping[str, str]) -> None:
         """Accepted answers are kept to be served; of the rest only that, and where, this input failed."""
         assert self._store is not None
         if outcome.status in ("accepted", "flagged") and not _incomplete(outcome):
             ttl = self._settings.ttl if outcome.status == "accepted" else self._settings.negative_ttl
             self._store.set(key, records.to_cached(_at_no_cost(outcome, None)), ttl)
-        found = {self._tier_digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
+        found = {rungs.digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
         if found:
             self._store.set(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
 
@@ -215,16 +243,6 @@ class Cascade:
         text = self._store.get(self._failures_key(inputs))
         known = orjson.loads(text) if text else {}
         return known if isinstance(known, dict) else {}
-
-    def _skips(self, failures: Mapping[str, str]) -> list[Event]:
-        """The lowest tiers that failed this input before; the last tier is always asked."""
-        skips: list[Event] = []
-        for tier in self.policy.tiers[:-1]:
-            why = failures.get(self._tier_digests[tier.name])
-            if why is None:
-                break
-            skips.append(Skipped(tier.name, f"failed this input before: {why}"))
-        return skips
 
     # ------------------------------------------------------------ wiring
 
@@ -247,21 +265,26 @@ class Cascade:
         return self._portal
 
     async def aclose(self) -> None:
-        """Close this loop's connections, and the cache."""
+        """Close this loop's connections, the cache, and the monitor's state."""
         wiring = self._loops.pop(asyncio.get_running_loop(), None)
         self._last = None
         if wiring:
             await wiring.close()
-        if self._store:
-            self._store.close()
+        self._shut()
 
     def close(self) -> None:
-        """Close the connections of the sync face, and the cache."""
+        """Close the connections of the sync face, the cache, and the monitor's state."""
         if self._portal is not None:
             self._portal.call(self.aclose)
             self._portal_stack.close()
             self._portal = None
-        elif self._store:
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._store:
             self._store.close()
 
     def __enter__(self) -> Cascade:
@@ -287,6 +310,17 @@ def _close_all() -> None:
             cascade.close()
 
 
+class _Rungs:
+    """A policy that may serve, with what is built once for it."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.label = _label(policy)
+        self.verifiers = _build_verifiers(policy)
+        self.params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
+        self.digests = {tier.name: _tier_digest(policy, tier) for tier in policy.tiers}
+
+
 class _Wiring:
     """The stack of one event loop: single_flight(limited(retrying(breaker(provider)))), one provider a name."""
 
@@ -296,12 +330,22 @@ class _Wiring:
         self.adapters: dict[str, Adapter] = {}
         self.asks: dict[str, Ask] = {}
         self.retries = RetryBudget()
-        self.per_model = {tier.model: tier.retries for tier in owner.policy.tiers}
+        chain = [owner.policy] if owner._monitor is None else owner._monitor.chain
+        self.per_model = {tier.model: tier.retries for policy in chain for tier in policy.tiers}
         if given is None and (missing := missing_keys(owner.policy)):
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
-        ask = given or self._route
-        self.ladder = engine.Ladder(owner.policy, single_flight(ask), owner._verifiers, owner._params, self._worst,
-                                    reader(owner.policy), owner.purse, Grader.of(owner.policy))
+        self.ask = single_flight(given or self._route)
+        self.purse = owner.purse
+        self.read, self.grader = reader(owner.policy), Grader.of(owner.policy)
+        self._ladders: dict[str, engine.Ladder] = {}
+
+    def ladder(self, rungs: _Rungs) -> engine.Ladder:
+        """The policy's ladder, with this loop's connections."""
+        found = self._ladders.get(rungs.policy.digest)
+        if found is None:
+            found = engine.Ladder(rungs.policy, self.ask, rungs.verifiers, rungs.params, self._worst, self.read, self.purse, self.grader)
+            self._ladders[rungs.policy.digest] = found
+        return found
 
     async def _route(self, call: Call) -> Answer:
         name = call.model.partition("/")[0]
@@ -369,6 +413,42 @@ def _open_store(settings: CacheSettings) -> Store | None:
     except (OSError, sqlite3.Error) as err:
         log.warning("no cache: %s cannot be used (%s)", settings.path, err)
         return None
+
+
+def _monitor(policy: Policy, path: str | None) -> live.Monitor | None:
+    """None for a policy without thresholds, and for one that asks its last tier only: there is nothing to hold against."""
+    if policy.watch is None or policy.watch.step is None:
+        return None
+    return live.Monitor(policy, path or live.state_file(policy))
+
+
+def _label(policy: Policy) -> str:
+    return f"{policy.name}@{policy.digest[:6]}"
+
+
+def _key(policy: Policy, canonical: bytes) -> str:
+    """Everything that can change the answer: the policy's digest (prompts, schema, models, gates …) and the inputs."""
+    return hashlib.sha256(records.CACHED + policy.digest.encode() + canonical).hexdigest()
+
+
+def _chosen(policy: Policy, what: str, share: float, inputs: Mapping[str, Json], id: str | None) -> bool:
+    """Whether this request is one of the share: by its own digest, so that a resumed run chooses the same ones."""
+    if share <= 0 or len(policy.tiers) < 2:
+        return False
+    parts = (what.encode(), _label(policy).encode(), (id or "").encode(), _canonical(inputs))
+    drawn = hashlib.sha256(b"\0".join(parts)).digest()
+    return int.from_bytes(drawn[:8]) < share * 2**64
+
+
+def _skips(rungs: _Rungs, failures: Mapping[str, str]) -> list[Event]:
+    """The lowest tiers that failed this input before; the last tier is always asked."""
+    skips: list[Event] = []
+    for tier in rungs.policy.tiers[:-1]:
+        why = failures.get(rungs.digests[tier.name])
+        if why is None:
+            break
+        skips.append(Skipped(tier.name, f"failed this input before: {why}"))
+    return skips
 
 
 def _prompt_digest(policy: Policy) -> str:

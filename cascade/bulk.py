@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,14 +42,16 @@ class Run:
 class Output:
     """The rows file of a run: locked while it is open, appended to by whole lines. Raises InputError when it cannot be ours.
 
-    With `digests` (see `binding`) the rows of shadows are written as recordings.
+    With `digests` (see `binding`) the rows of shadows are written as recordings. `policies` are the labels that its rows may carry beside
+    `policy`: those of the steps that it falls back to.
     """
 
     command = "cascade run"
 
-    def __init__(self, path: str, policy: str, digests: Mapping[str, str] | None = None) -> None:
+    def __init__(self, path: str, policy: str, digests: Mapping[str, str] | None = None, policies: Collection[str] = ()) -> None:
         self.path = Path(path)
         self.digests = digests
+        self.policies = {policy, *policies}
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as err:
@@ -92,7 +94,7 @@ class Output:
 
     def _of_another(self, line: bytes, outcome: Outcome, policy: str) -> str | None:
         """Why a row that is there does not belong to this policy."""
-        return None if outcome.policy == policy else "the policy has changed"
+        return None if outcome.policy in self.policies else "the policy has changed"
 
     def again(self, outcome: Outcome) -> bool:
         """Whether a row that is there is to be asked again."""

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from cascade.errors import NotAccepted
-from cascade.story import story
+from cascade.story import one_line, story
 from cascade.types import Mode, Status, Trail
 
 T = TypeVar("T", default=Any)
@@ -23,6 +23,7 @@ class Outcome(Generic[T]):
     `policy` is `name@digest`. `cost_usd` is what this request paid, None when that is not known (`unpriced` names the models without
     a price). `seconds` is wall time. `cached`: served from the cache, or shared with an equal request in flight; nothing was paid.
     `mode` says why more was asked than the ladder needed: a recording, a shadow (the last tier's answer is served) or an audit.
+    `alarm`: what the monitor had to say when this was served, see `cascade.monitor`.
     """
 
     policy: str
@@ -37,10 +38,12 @@ class Outcome(Generic[T]):
     id: str | None = None
     cached: bool = False
     mode: Mode | None = None
+    alarm: str | None = None
 
     def explain(self) -> str:
         """The request's story as a text table: each try, verdict, reason, dollars and seconds."""
-        return story(self.status, self.tier, self.cost_usd, self.seconds, self.trail, self.error)
+        told = story(self.status, self.tier, self.cost_usd, self.seconds, self.trail, self.error)
+        return told if self.alarm is None else f"{told}\nalarm: {one_line(self.alarm, 400)}"
 
     def raise_for_status(self) -> Outcome[T]:
         """This outcome if it was accepted; raises NotAccepted otherwise."""

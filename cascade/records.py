@@ -49,6 +49,8 @@ def to_row(outcome: Outcome) -> dict[str, Json]:
         row["error"] = outcome.error
     if outcome.mode is not None:
         row["mode"] = outcome.mode
+    if outcome.alarm is not None:
+        row["alarm"] = outcome.alarm
     return row
 
 
@@ -89,6 +91,7 @@ def from_line(line: bytes | str) -> Outcome:
             id=row["id"],
             cached=row.get("cached", False),
             mode=row.get("mode"),
+            alarm=_text(row.get("alarm")),
         )
     except (KeyError, TypeError, AttributeError, ArithmeticError) as err:
         raise InputError(f"a row of cascade that is not whole: {type(err).__name__}: {err}") from err
@@ -131,6 +134,12 @@ def _default(value: object) -> Any:
     if isinstance(value, Decimal):
         return orjson.Fragment(format(value, "f"))
     raise TypeError(f"{type(value).__name__} does not go into a row")
+
+
+def _text(value: Json) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"text is {type(value).__name__}")
 
 
 def _seconds(value: float) -> float:

@@ -30,11 +30,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The sum `total` of a number in [0, 1] over so many held-out rows; a yes counts 1."""
+
+    rows: int
+    total: float
+
+
+@dataclass(frozen=True)
 class Point:
     """One policy: a threshold for each tier below the last, None = this tier is not asked at all, 0 = no other model is asked about it.
 
     `gates` (by tier: gate and threshold) are those of the policy as it was declared: then they decide, and no score does. `harm` and
-    `benefit` are of `rows` rows that had no say in it; `p` is the exact p-value; `cost_per_request` is in dollars on all rows.
+    `benefit` are of `rows` rows that had no say in it; `p` is the exact p-value; `cost_per_request` is in dollars on all rows. `seen` is
+    what a monitor compares live traffic with, by the names of `monitor.observe`.
     """
 
     thresholds: Mapping[str, float | None]
@@ -44,6 +53,7 @@ class Point:
     benefit: int
     p: float
     certified: bool
+    seen: Mapping[str, Seen] = field(default_factory=dict)
     gates: Mapping[str, Mapping[str, float]] | None = None
 
 
@@ -73,7 +83,7 @@ def loads(text: bytes) -> Thresholds:
         if row.get("format") != FORMAT:
             raise InputError(f'"format" is {row.get("format")!r}, this version reads {FORMAT}')
         scores = {name: _score(given) for name, given in row["scores"].items()}
-        found = Thresholds(row["policy"], row["digests"], row["statement"], scores, tuple(Point(**step) for step in row["steps"]),
+        found = Thresholds(row["policy"], row["digests"], row["statement"], scores, tuple(_point(step) for step in row["steps"]),
                            row["chosen"], row["certificate"], row["baseline"])
     except orjson.JSONDecodeError as err:
         raise InputError(f"not JSON: {err}") from err
@@ -86,6 +96,13 @@ def loads(text: bytes) -> Thresholds:
 def _score(given: Mapping[str, Any]) -> Score:
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Score(**fields)
+
+
+def _point(given: Mapping[str, Any]) -> Point:
+    seen = {name: Seen(**value) for name, value in given.get("seen", {}).items()}
+    if not all(0 <= value.total <= value.rows for value in seen.values()):
+        raise TypeError("seen: a total is between 0 and its rows")
+    return Point(**{**given, "seen": seen})
 
 
 def _check(found: Thresholds) -> None:

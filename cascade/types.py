@@ -265,8 +265,33 @@ class CacheSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """Where the mean of a number in [0, 1] is to lie while a policy serves. `error` is the greatest probability of a false alarm, `mean`
+    what calibration saw."""
+
+    low: float
+    high: float
+    error: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a calibrated policy is held against while it serves. `file` is the thresholds file and `source` its sha256; `step` the index of
+    the step in force, None where the last tier alone serves; `expected` by the names that `monitor.observe` gives."""
+
+    file: str
+    source: str
+    step: int | None
+    expected: Mapping[str, Expected] = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """A ladder and its rules, with every file read and every name resolved. `digest` covers all that can change an answer."""
+    """A ladder and its rules, with every file read and every name resolved. `digest` covers all that can change an answer.
+
+    A calibrated policy has a `watch`, and the `safer` policy that serves after an alarm; None where there is none.
+    """
 
     name: str
     prompt: Template
@@ -285,6 +310,8 @@ class Policy:
     audit: float = 0.0
     path: str | None = None
     digest: str = ""
+    watch: Watch | None = None
+    safer: Policy | None = None
 
     def tier(self, name: str) -> Tier:
         """The tier of that name; KeyError if there is none."""

@@ -101,7 +101,7 @@ def test_a_recording_pays_each_tier_for_itself() -> None:
 def test_gates_see_the_numbers_of_the_answer_and_of_the_gates_before(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     cascade = ladder(gated('{check: "total > 0"}'), Models(small=GOOD, big=GOOD))
-    check = cascade._verifiers["small", "check"]
+    check = cascade._rungs.verifiers["small", "check"]
 
     class Watched:
         early = check.early
@@ -110,7 +110,7 @@ def test_gates_see_the_numbers_of_the_answer_and_of_the_gates_before(monkeypatch
             seen.append(case.signals)
             return await check(case, ask)
 
-    monkeypatch.setitem(cascade._verifiers, ("small", "check"), Watched())  # type: ignore[arg-type]
+    monkeypatch.setitem(cascade._rungs.verifiers, ("small", "check"), Watched())  # type: ignore[arg-type]
     answer(cascade)
     assert seen[0]["schema.score"] == 1.0
     assert "answer.chars" in seen[0]

@@ -146,9 +146,14 @@ def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, polic
     return [(f"trails.jsonl:{i}", r) for i, r in enumerate(asyncio.run(all_of_them()), 1)]
 
 
-def evidence(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = SAMPLED) -> Evidence:
+def evidence(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = POLICY) -> Evidence:
     found = recordings(tmp_path, rows, wrong, gold, policy)
     return gather(load(str(tmp_path / "sums.yaml"), calibrated=False), found)
+
+
+def sampled(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True) -> Evidence:
+    """Of the policy that has nothing declared to test."""
+    return evidence(tmp_path, rows, wrong, gold, SAMPLED)
 
 
 def sometimes(model: str, i: int) -> bool:
@@ -161,7 +166,7 @@ def cheap_ones_err(model: str, i: int) -> bool:
 
 
 def test_a_signal_is_learned_and_certified(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, cheap_ones_err), learn.Goal(max_loss=0.02))
+    found = learn.calibrate(sampled(tmp_path, 450, cheap_ones_err), learn.Goal(max_loss=0.02))
     chosen = found.thresholds.chosen
     assert chosen is not None
     step = found.thresholds.steps[chosen]
@@ -172,19 +177,19 @@ def test_a_signal_is_learned_and_certified(tmp_path: Path) -> None:
 
 
 def test_without_gold_the_promise_is_the_same_answer(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, cheap_ones_err, gold=False), learn.Goal(max_loss=0.02))
+    found = learn.calibrate(sampled(tmp_path, 450, cheap_ones_err, gold=False), learn.Goal(max_loss=0.02))
     assert found.reference == "last"
     assert "gives the same answer as big on at least 98 % of requests" in found.thresholds.statement
 
 
 def test_a_useless_cheap_tier_ends_with_call_the_last_tier(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, lambda m, i: m != "p/big"), learn.Goal(max_loss=0.02))
+    found = learn.calibrate(sampled(tmp_path, 450, lambda m, i: m != "p/big"), learn.Goal(max_loss=0.02))
     assert found.thresholds.chosen is None
     assert found.thresholds.statement == "Call big for every request: no cheaper policy is certified."
 
 
 def test_too_few_rows_are_infeasible_and_say_how_many_more(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 120, sometimes), learn.Goal(max_loss=0.02))
+    found = learn.calibrate(sampled(tmp_path, 120, sometimes), learn.Goal(max_loss=0.02))
     assert found.thresholds.chosen is None
     assert found.more_rows == math.ceil((149 - 60) * 1.5)
     declared = learn.calibrate(evidence(tmp_path, 120, cheap_ones_err, policy=POLICY), learn.Goal(max_loss=0.02))
@@ -230,7 +235,7 @@ def test_a_call_that_two_tiers_make_is_paid_once(tmp_path: Path) -> None:
 
 
 def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 300, sometimes), learn.Goal(max_cost=0.004))
+    found = learn.calibrate(sampled(tmp_path, 300, sometimes), learn.Goal(max_cost=0.004))
     assert found.thresholds.chosen is not None
     assert found.thresholds.steps[found.thresholds.chosen].cost_per_request <= 0.004
     assert "nothing promised" in found.thresholds.statement
@@ -238,13 +243,13 @@ def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
 
 
 def test_an_absolute_accuracy_is_promised(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(min_accuracy=0.9))
+    found = learn.calibrate(sampled(tmp_path, 450, sometimes), learn.Goal(min_accuracy=0.9))
     assert found.thresholds.chosen is not None
     assert "right on at least 90 % of requests" in found.thresholds.statement
 
 
 def test_labels_are_asked_only_where_answers_differ_and_lead_on(tmp_path: Path) -> None:
-    found = evidence(tmp_path, 450, sometimes)
+    found = sampled(tmp_path, 450, sometimes)
     half = replace(found, right=np.where(np.arange(450) % 2 == 0, found.right, -1).astype(np.int8))
     first = learn.calibrate(half, learn.Goal(max_loss=0.02, reference="gold"))
     assert first.next is not None
@@ -350,7 +355,7 @@ def test_a_thresholds_file_that_cannot_be_used_is_told(tmp_path: Path, text: str
 
 
 def test_thresholds_survive_the_file(tmp_path: Path) -> None:
-    found = learn.calibrate(evidence(tmp_path, 450, sometimes), learn.Goal(max_loss=0.02)).thresholds
+    found = learn.calibrate(sampled(tmp_path, 450, sometimes), learn.Goal(max_loss=0.02)).thresholds
     assert thresholds.loads(thresholds.dumps(found)) == found
 
 

@@ -408,7 +408,7 @@ def test_worst_cases_are_the_engines() -> None:
     worst = Worst(policy)
 
     async def theirs() -> list[Decimal | None]:
-        ladder = cascade._wiring().ladder
+        ladder = cascade._wiring().ladder(cascade._rungs)
         return [ladder.worst(Call(tier.model, messages, policy.schema, ladder.params[tier.name])) for tier in policy.tiers]
 
     messages = compose.prompt(policy, {"question": "ä" * 50})
@@ -419,12 +419,12 @@ def test_worst_cases_of_samples_are_those_of_their_own_prompts() -> None:
     policy = sums(SAMPLES, more="budget: {per_request: 1}\n")
     tier = policy.tiers[1]
     ladder, gate = Cascade(policy, ask=ask, cache=CacheSettings(backend="off")), tier.gates[1]
-    verifier = ladder._verifiers[tier.name, gate.name]
+    verifier = ladder._rungs.verifiers[tier.name, gate.name]
     assert isinstance(verifier, ConsistencyVerifier)
 
     async def theirs() -> list[Decimal | None]:
-        call = Call(tier.model, compose.prompt(policy, QUESTIONS[0]), policy.schema, ladder._params[tier.name])
-        return [ladder._wiring().ladder.worst(one) for one in verifier.calls(QUESTIONS[0], call)]
+        call = Call(tier.model, compose.prompt(policy, QUESTIONS[0]), policy.schema, ladder._rungs.params[tier.name])
+        return [ladder._wiring().ladder(ladder._rungs).worst(one) for one in verifier.calls(QUESTIONS[0], call)]
 
     asked = [Tried(tier.name, tier.model, "", sample=n, gate=gate.name) for n in (1, 2, 3)]
     found = [Worst(policy).of_gate(tier, gate, event, QUESTIONS[0]) for event in asked]

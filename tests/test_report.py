@@ -261,7 +261,7 @@ def hostile(n: int = 90) -> Counting:
     bad = checked("small", "calibrated", False, 0.2, 0.5, EVIL)
     counting = count(*[AUDIT] * 3)
     for i in range(n):
-        counting.add(row(*SMALL, bad, tried(f"big {EVIL}", "0.01", signals={}), Compared("small", "big", i % 2 == 0), tier=f"big {EVIL}", id=f"{EVIL}{i}"), alarm=EVIL)
+        counting.add(row(*SMALL, bad, tried(f"big {EVIL}", "0.01", signals={}), Compared("small", "big", i % 2 == 0), tier=f"big {EVIL}", id=f"{EVIL}{i}", alarm=EVIL))
     counting.add(row(tried("x", None), unpriced=(EVIL,), id=EVIL))
     return counting
 
@@ -384,5 +384,5 @@ def test_alarms_that_rows_carry_are_counted(tmp_path: Path) -> None:
     row_ = records.to_row(ACCEPTED) | {"alarm": "stepped back"}
     path = tmp_path / "a.jsonl"
     path.write_bytes(records.dumps(row_) + b"\n")
-    assert [line.alarm for line in source.read(str(path), lambda text: None)] == ["stepped back"]
+    assert [line.outcome.alarm for line in source.read(str(path), lambda text: None)] == ["stepped back"]
     assert hostile(2).numbers().alarms == Counter({EVIL: 2})

@@ -7,14 +7,14 @@ Lei 2021); what is left for the learned ones when the first fails is a fallback 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade import binding, sharing
-from cascade.calibrate import path, region, score
+from cascade.calibrate import path, region, score, seen
 from cascade.calibrate.evidence import Evidence
 from cascade.errors import InputError
 from cascade.thresholds import Point, Score, Thresholds
@@ -41,12 +41,19 @@ class Goal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy to be tested: the point it would be, what it serves on all rows, and the numbers of the rows that test it."""
+    """A policy to be tested: the point it would be, the scores that decide (tiers below the last, all rows), what it serves on all rows, and
+    the numbers of the rows that test it."""
 
     point: Point
+    scores: Sequence[Floats]
     served: path.Served
     rows: Ints
     unlabelled: tuple[int, ...] = ()
+
+    @property
+    def cuts(self) -> path.Cuts:
+        """The thresholds in the order of the tiers."""
+        return tuple(self.point.thresholds.values())
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,9 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
     chosen = _chosen(passed, goal, float(evidence.cost[-1].mean()))
     scores = {name: Score(f.signals, tuple(f.mean.tolist()), tuple(f.scale.tolist()), tuple(f.weights.tolist()), f.intercept, f.optional)
               for name, f in zip(evidence.names, fits, strict=True)}
-    thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, tuple(one.point for one in passed), chosen,
-                            _certificate(evidence, goal, reference, len(held)), _baseline(evidence))
+    steps = tuple(replace(one.point, seen=seen.count(evidence, one.cuts, one.scores, one.rows, one.point.gates)) for one in passed)
+    thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, steps, chosen,
+                            _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)), _baseline(evidence))
     thresholds = replace(thresholds, statement=statement(thresholds))
     return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed, _missing(goal, declared, held))
 
@@ -111,15 +119,17 @@ def _declared(evidence: Evidence) -> Candidate | None:
         return None
     thresholds = {name: 1.0 if asked[name] else None for name in names}
     gates = {name: {gate.name: gate.threshold for gate in policy.tier(name).gates if gate.asks} for name in names if asked[name]}
-    served = path.serve(tuple(thresholds.values()), list(evidence.declared[:-1].astype(np.float64)), evidence)
+    scores = list(evidence.declared[:-1].astype(np.float64))
+    served = path.serve(tuple(thresholds.values()), scores, evidence)
     everything = np.arange(len(evidence.ids))
-    return Candidate(Point(thresholds, float(served.cost.mean()), len(everything), 0, 0, 1.0, False, gates), served, everything)
+    return Candidate(Point(thresholds, float(served.cost.mean()), len(everything), 0, 0, 1.0, False, gates=gates), scores, served, everything)
 
 
 def _learned(evidence: Evidence, full: tuple[Floats, ...], cuts: list[path.Cuts], rows: Ints) -> Iterator[Candidate]:
     for cut in cuts:
         served = path.serve(cut, full, evidence)
-        yield Candidate(Point(dict(zip(evidence.names, cut, strict=True)), float(served.cost.mean()), len(rows), 0, 0, 1.0, False), served, rows)
+        point = Point(dict(zip(evidence.names, cut, strict=True)), float(served.cost.mean()), len(rows), 0, 0, 1.0, False)
+        yield Candidate(point, full, served, rows)
 
 
 def _scores(evidence: Evidence, reference: str) -> tuple[list[score.Fit], list[Floats], tuple[Floats, ...]]:
@@ -270,10 +280,10 @@ def _loss(evidence: Evidence, reference: str) -> Floats:
     return loss
 
 
-def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int) -> dict[str, object]:
+def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int, tested: int) -> dict[str, object]:
     return {"max_loss": goal.max_loss, "confidence": goal.confidence, "reference": reference, "last": evidence.policy.tiers[-1].name,
             "min_accuracy": goal.min_accuracy, "max_cost": goal.max_cost, "rows_fit": int(evidence.fitting.sum()), "rows_certify": rows,
-            "always_last_cost": float(evidence.cost[-1].mean())}
+            "path": tested, "always_last_cost": float(evidence.cost[-1].mean())}
 
 
 def _baseline(evidence: Evidence) -> dict[str, object]:

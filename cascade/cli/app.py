@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, calibrate, demo, local, policies, record, replay, report
+from cascade.cli import asking, cache, calibrate, demo, local, monitor, policies, record, replay, report
 
 app = typer.Typer(
     name="cascade",
@@ -41,6 +41,7 @@ app.command()(record.record)
 app.command()(report.report)
 app.command()(calibrate.calibrate)
 app.command()(replay.replay)
+app.command()(monitor.monitor)
 app.command()(policies.check)
 app.command()(policies.schema)
 app.command()(policies.init)

@@ -53,6 +53,8 @@ def ask(
         outcome = cascade.run(given)
     if explain:
         show.note(outcome.explain())
+    elif outcome.alarm:
+        show.note(f"ALARM: {outcome.alarm}")
     if json:
         show.line(records.to_line(outcome))
     elif outcome.output is not None:
@@ -93,7 +95,7 @@ def run(
         raise InputError(f"{input}: there are no rows in it")
     cascade = load(policy, no_cache)
     with cascade:
-        out = Output(output, cascade.label, cascade.digests)
+        out = Output(output, cascade.label, cascade.digests, cascade.labels)
         try:
             state = run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far)
         finally:
@@ -261,7 +263,7 @@ def _report(cascade: Cascade, state: Run, output: str, json: bool) -> None:
         show.line(records.dumps({
             "requests": state.total, "done": len(state.done), "done_before": state.before, "statuses": dict(summary.statuses),
             "escalated": summary.escalated, "cached": summary.cached, "calls": summary.calls, "cost_usd": summary.dollars,
-            "unpriced": summary.unpriced, "stopped": state.stopped, "output": output}))
+            "unpriced": summary.unpriced, "stopped": state.stopped, "alarm": cascade.alarm, "output": output}))
     else:
         show.console(stderr=True).print(show.tiers_table(summary))
     invalid = [outcome.error for outcome in state.done if outcome.status == "invalid"]
@@ -275,6 +277,9 @@ def _report(cascade: Cascade, state: Run, output: str, json: bool) -> None:
     before = f", {state.before} of them from before" if state.before else ""
     cached = f", {summary.cached} from the cache" if summary.cached else ""
     show.note(done + before + cached)
+    if cascade.alarm:
+        rows = sum(outcome.alarm is not None for outcome in state.done)
+        show.note(f"ALARM: {cascade.alarm}\n{rows} rows carry an alarm; cascade monitor {cascade.policy.path or ''} tells more")
     if state.stopped:
         show.note(f"stopped early: {state.stopped}\nrun the same command again to go on")
     elif summary.statuses["failed"]:

@@ -49,7 +49,7 @@ def report(
     with show.bytes_bar(rows) as progress:
         for path in rows:
             for line in source.read(path, show.note, progress):
-                counting.add(line.outcome, line.gold, line.alarm)
+                counting.add(line.outcome, line.gold)
     numbers = counting.numbers()
     advice = advise(numbers, steps.promise if steps else None)
     if html:

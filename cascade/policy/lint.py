@@ -47,7 +47,8 @@ def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
         line, column = loaded.source.at(loc, key=loc[:1] in (("compare",), ("pricing",)))
         found.append(Finding(level, code, line, column, name(loc), message))
 
-    for rule in (_rungs, _parts, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys, _beside):
+    for rule in (_rungs, _parts, _thresholds, _judges, _samples, _windows, _unpriced, _unused, _too_dear, _unknown_fields, _retiring, _keys, _beside,
+                 _unaudited):
         for level, code, loc, message in rule(policy, env):
             tell(level, code, loc, message)
     if policy.schema is None:
@@ -95,6 +96,12 @@ def _beside(policy: Policy, env: Mapping[str, str]) -> Found:
     for key, share in (("shadow", policy.shadow), ("audit", policy.audit)):
         if share > 0 and len(policy.tiers) == 1:
             yield "warning", f"lone-{key}", (key,), f"{key} does nothing on a ladder of one tier: there is no last tier beside the one that is served"
+
+
+def _unaudited(policy: Policy, env: Mapping[str, str]) -> Found:
+    if policy.watch is not None and len(policy.tiers) > 1 and not policy.audit and not policy.shadow:
+        yield "info", "unaudited", ("thresholds",), ("nothing tells when these thresholds no longer hold: audit: 0.02 asks the last tier "
+                                                     "about a fiftieth of the accepted answers, see docs/monitor.md")
 
 
 def _dearness(policy: Policy, tier: Tier) -> Decimal | None:

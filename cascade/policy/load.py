@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +20,13 @@ from pydantic import BaseModel, ValidationError
 from cascade import prompts, providers, shipped, thresholds, verifiers
 from cascade.compare import Comparators
 from cascade.errors import InputError, PolicyError
+from cascade.monitor import expect
 from cascade.policy import fields
 from cascade.policy.mistakes import Mistake, kind, mistakes, near, plainly
 from cascade.policy.model import NAME, PolicyPart, ProviderPart, TierPart, model_ref
 from cascade.policy.source import MAX_BYTES, Loc, Source, SourceError, cut, name, parse
-from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, digest
+from cascade.thresholds import Thresholds
+from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, Watch, digest
 from cascade.verifiers.schema import check_schema
 
 LATER = "not in this version"
@@ -162,7 +165,7 @@ class _Loader:
             return policy
         for what in thresholds.problems(policy, found):
             self.problem(("thresholds",), f"{_shown(path)} does not hold any more: {what}. Record and calibrate again, or remove this line")
-        return thresholds.apply(policy, found) if not self.problems else policy
+        return _calibrated(policy, found, _shown(path), hashlib.sha256(text.encode()).hexdigest()) if not self.problems else policy
 
     def _schema(self, part: PolicyPart) -> Document | None:
         given = part.schema_
@@ -500,6 +503,22 @@ class _Loader:
 
 
 _OWN_PARAMS = dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), "max_tokens") | {"timeout": "timeout"}
+
+
+def _calibrated(policy: Policy, found: Thresholds, file: str, source: str) -> Policy:
+    """The policy at the chosen step, with the chain of those that serve after alarms: safer steps, then the last tier alone. What was
+    never certified has no safer policy."""
+    chain = [found.chosen]
+    if found.chosen is not None and found.steps[found.chosen].certified:
+        while chain[-1] is not None:
+            chain.append(expect.safer(found, chain[-1]))
+    made: Policy | None = None
+    for step in reversed(chain):
+        watch = Watch(file, source, step, {} if step is None else expect.expected(found, step))
+        made = replace(thresholds.apply(policy, found, step), watch=watch, safer=made)
+        made = replace(made, digest=policy_digest(made))
+    assert made is not None, "the chain holds the chosen step"
+    return made
 
 
 def policy_digest(policy: Policy) -> str:

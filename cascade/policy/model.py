@@ -212,5 +212,6 @@ class PolicyPart(Part):
     cache: CachePart = Field(CachePart(), description="The cache of accepted answers.")
     shadow: Share = Field(0.0, description="Share of requests on which every tier is asked and the last one's answer served: data for "
                                             "calibrate.")
-    audit: Share = Field(0.0, description="Share of accepted requests that the last tier is asked too, beside the served answer.")
+    audit: Share = Field(0.0, description="Share of accepted requests that the last tier is asked too, beside the served answer; with "
+                                           "thresholds, what tells that they no longer hold.")
     thresholds: str | None = Field(None, description="The file that cascade calibrate wrote; refused when it no longer fits the policy.")

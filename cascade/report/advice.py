@@ -56,7 +56,8 @@ def _unpriced(numbers: Numbers) -> Iterator[Advice]:
 
 def _alarms(numbers: Numbers) -> Iterator[Advice]:
     for name, count in numbers.alarms.most_common(3):
-        yield Advice("alarm", f"{_n(count)} rows carry the alarm {name[:120]!r}: calibrate anew before trusting the thresholds.", {"rows": count})
+        yield Advice("alarm", f"{_n(count)} rows carry the alarm {name[:300]!r}: record and calibrate anew before trusting the "
+                               f"thresholds.", {"rows": count})
 
 
 def _promise(numbers: Numbers, promise: float | None) -> Iterator[Advice]:

@@ -208,12 +208,12 @@ class Counting:
         self.dear: list[tuple[float, int, Outcome]] = []
         self.alarms: Counter[str] = Counter()
 
-    def add(self, outcome: Outcome, gold: Json = None, alarm: str | None = None) -> None:
+    def add(self, outcome: Outcome, gold: Json = None) -> None:
         """Count one more. `gold` None is no gold."""
         self.policies[outcome.policy] = None
         self.ladder.add(outcome)
-        if alarm:
-            self.alarms[alarm] += 1
+        if outcome.alarm:
+            self.alarms[outcome.alarm] += 1
         if outcome.status == "invalid":
             return
         self._extremes(outcome)

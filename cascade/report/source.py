@@ -18,11 +18,10 @@ from cascade.types import Json
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row: its outcome, its gold (None: none), and the alarm it carries, if any."""
+    """One row: its outcome and its gold (None: none)."""
 
     outcome: Outcome
     gold: Json = None
-    alarm: str | None = None
 
 
 def read(path: str, warn: Callable[[str], None], progress: Callable[[int], object] = lambda size: None) -> Iterator[Line]:
@@ -61,11 +60,7 @@ def _line(line: bytes) -> Line:
     outcome = records.from_line(line)
     if not isinstance(outcome.status, str) or not isinstance(outcome.seconds, int | float) or not isinstance(outcome.policy, str):
         raise InputError('a row of cascade that is not whole: "status", "policy" or "seconds" has another type')
-    if b'"gold"' not in line and b'"alarm"' not in line:
-        return Line(outcome)
-    row = orjson.loads(line)
-    alarm = row.get("alarm")
-    return Line(outcome, row.get("gold"), None if not alarm else alarm if isinstance(alarm, str) else orjson.dumps(alarm).decode())
+    return Line(outcome, orjson.loads(line).get("gold") if b'"gold"' in line else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -273,7 +273,8 @@ def test_a_budget_sets_aside_what_the_questions_cost_too() -> None:
     policy = load_text(POLICY.replace("URL", '"http://127.0.0.1:1/v1"'), "p.yaml")
 
     async def worst(*questions: str) -> Decimal | None:
-        ladder = Cascade(policy, ask=Asked(refuse), cache=CacheSettings("off"))._wiring().ladder
+        cascade = Cascade(policy, ask=Asked(refuse), cache=CacheSettings("off"))
+        ladder = cascade._wiring().ladder(cascade._rungs)
         return ladder.worst(Call("d/gpt-6-luna", (Message("user", "x" * 84),), None, Document({"max_tokens": 1, "questions": list(questions)})))
 
     assert asyncio.run(worst("y" * 46)) == Decimal(150 * 100 + 1000).scaleb(-6)

@@ -1,0 +1,57 @@
+"""A thresholds file to what its policy is held against while it serves, and to the step that serves after an alarm. Pure."""
+
+from __future__ import annotations
+
+from cascade.monitor import eprocess
+from cascade.monitor.observe import DIFFERS
+from cascade.thresholds import Point, Thresholds
+from cascade.types import Expected
+
+
+def expected(found: Thresholds, step: int) -> dict[str, Expected]:
+    """The interval of each number, so wide that on traffic like that calibrated on the loss alarm is false with probability
+    1 - confidence at most, and any of the others with the same, both over calibration and all the time the step serves.
+
+    {} for a file that says nothing of it.
+    """
+    seen, error = found.steps[step].seen, 1 - found.certificate.get("confidence", 0.95)
+    drift = [name for name, one in seen.items() if name != DIFFERS and one.rows]
+    wanted = {name: _between(found, found.steps[step], name, error / len(drift)) for name in drift}
+    return wanted if DIFFERS not in seen else {DIFFERS: _loss(found, found.steps[step], error), **wanted}
+
+
+def _between(found: Thresholds, point: Point, name: str, error: float) -> Expected:
+    """Half of the error for where calibration can have missed the mean, and that for each step it might have chosen; half for the watch."""
+    one = point.seen[name]
+    low, high = eprocess.interval(one.rows, one.total, error / 2 / _tested(found))
+    return Expected(low, high, error / 2, one.total / one.rows)
+
+
+def _loss(found: Thresholds, point: Point, error: float) -> Expected:
+    """At most `max_loss` where that was certified of disagreement; else the most disagreement that what was seen allows, or `max_loss` if
+    that is more: less than that cannot lose more than was certified."""
+    certificate = found.certificate
+    promised = point.certified and certificate.get("min_accuracy") is None
+    most = float(certificate["max_loss"]) if promised else 0.0
+    if promised and certificate.get("reference") != "gold":
+        one = point.seen[DIFFERS]
+        return Expected(0.0, most, error, one.total / one.rows)
+    one = point.seen[DIFFERS]
+    high = eprocess.interval(one.rows, one.total, error / _tested(found))[1]  # one of the two sides, so half of that error
+    return Expected(0.0, max(high, most), error / 2, one.total / one.rows)
+
+
+def _tested(found: Thresholds) -> int:
+    path = found.certificate.get("path")
+    return path if isinstance(path, int) and path > 0 else max(len(found.steps), 1)
+
+
+def safer(found: Thresholds, step: int) -> int | None:
+    """The nearest certified step before this one on which at most half as many answers differed: a step that is nearly the same would be
+    no step back. None: only the last tier is."""
+    here = found.steps[step].seen.get(DIFFERS)
+    for i in range(step - 1, -1, -1):
+        there = found.steps[i].seen.get(DIFFERS)
+        if found.steps[i].certified and here and here.total and there and there.total <= here.total / 2:
+            return i if any(cut is not None for cut in found.steps[i].thresholds.values()) else None
+    return None
