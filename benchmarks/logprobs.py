@@ -1,7 +1,7 @@
 """How well log-probability signals tell right answers from wrong ones: a shipped task on a local model, its signals against gold.
 
     cascade local start qwen2.5-coder-0.5b
-    python benchmarks/logprobs.py ticket --rows 48
+    python benchmarks/logprobs.py ticket
 """
 
 from __future__ import annotations
