@@ -140,8 +140,9 @@ def subset(evidence: Evidence, at: np.ndarray, fit: int) -> Evidence:
     fitting = np.zeros(len(at), bool)
     fitting[:fit] = True
     return replace(
-        evidence, ids=tuple(evidence.ids[i] for i in at), inputs=(), value=(), passed=evidence.passed[:, at], same=evidence.same[:, at],
+        evidence, ids=tuple(evidence.ids[i] for i in at), inputs=(), passed=evidence.passed[:, at], same=evidence.same[:, at],
         right=evidence.right[:, at], declared=evidence.declared[:, at], call_cost=evidence.call_cost[:, at], fitting=fitting,
+        value=tuple(tuple(tier[i] for i in at) for tier in evidence.value),
         signals=tuple(tuple(tier[i] for i in at) for tier in evidence.signals))  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from cascade.cli.app import app
 from cascade.errors import InputError, PolicyError
 from cascade.policy import load
 from cascade.recording import UNKNOWN, Recording, to_line
-from cascade.types import Answer, CacheSettings, Call, Usage
+from cascade.types import Answer, CacheSettings, Call, Policy, Usage
+from cascade.verifiers import calibrated
 
 POLICY = """
 version: 1
@@ -425,3 +426,78 @@ def test_scores_that_are_no_numbers_are_told_with_their_line_and_nothing_is_writ
     assert code != 0
     assert says in said
     assert not (tmp_path / "sums.thresholds.json").exists()
+
+
+# ---------------------------------------------------------------- segments
+
+
+def by_language(tmp_path: Path, rows: int, wrong: Wrong, language: Callable[[int], str]) -> Evidence:
+    found = evidence(tmp_path, rows, wrong)
+    return replace(found, inputs=tuple({"question": id, "language": language(int(id))} for id in found.ids))
+
+
+def bad_in_german(model: str, i: int) -> bool:
+    return model != "p/big" and i % 12 == 5
+
+
+def test_a_promise_by_segment_is_kept_in_each_and_the_weakest_decides(tmp_path: Path) -> None:
+    """Both cheap models err alike on a twelfth of the rows; in a segment of its own that is a quarter of it."""
+    given = by_language(tmp_path, 480, bad_in_german, lambda i: "de" if i % 12 in (5, 7, 8, 9) else "en")
+    alone = learn.calibrate(given, learn.Goal(max_loss=0.12))
+    assert alone.thresholds.steps[0].certified
+    parted = learn.calibrate(given, learn.Goal(max_loss=0.12, by="language"))
+    assert parted.next is not None
+    assert (parted.thresholds.chosen, parted.next.segment) == (None, "de")
+    assert parted.next.point.p > 0.05 > alone.thresholds.steps[0].p
+
+
+def test_segments_that_hold_are_named_and_those_too_small_are_said_to_be_left_out(tmp_path: Path) -> None:
+    given = by_language(tmp_path, 450, cheap_ones_err, lambda i: "fr" if i < 4 else "de" if i % 2 else "en")
+    found = learn.calibrate(given, learn.Goal(max_loss=0.02, by="language")).thresholds
+    assert found.certificate["segments"] == {"promised": {"de": 223, "en": 223}, "too_few": {"the rest": 4}}
+    assert "for each language (de: 223 rows, en: 223 rows; nothing is promised for the rest: 4 rows): the ladder is right at most 2 points" in found.statement
+
+
+def test_a_segment_needs_its_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--by language: the row with id '\d+' has no such input; it has question"):
+        learn.calibrate(evidence(tmp_path, 60, sometimes), learn.Goal(by="language"))
+
+
+# ---------------------------------------------------------------- the promise, over many calibrations
+
+
+def world(policy: Policy, n: int, agree_wrong: float, seed: int) -> Evidence:
+    """Rows of traffic on which the cheap answer is wrong, and the last tier's right, on `agree_wrong` of all rows though the two cheap models
+    agree; where they do not (a fifth) it is wrong on half. A second signal tells a little."""
+    rng = np.random.default_rng(seed)
+    agree = rng.random(n) < 0.8
+    right = np.where(agree, rng.random(n) >= agree_wrong / 0.8, rng.random(n) < 0.5)
+    last = rng.random(n) < 0.98
+    hint = rng.normal(size=n) + 0.8 * right
+    signals = tuple({"agreement.score": float(a), "answer.hint": float(h)} for a, h in zip(agree, hint, strict=True))
+    calls = np.array([[0.001] * n, [0.0] * n, [0.001] * n, [0.0] * n, [0.03] * n, [0.0] * n])
+    fitting = np.arange(n) < max(n // 3, 100)
+    everything = np.ones(n, bool)
+    return Evidence(policy, tuple(map(str, range(n))), ({},) * n, ((1,) * n, (1,) * n), (signals, ({},) * n), np.array([everything, everything]),
+                    np.array([right == last, everything]), np.array([right, last]).astype(np.int8), np.array([agree, everything]),
+                    ((0, 1, 2, 3), (4, 5)), calls, fitting)
+
+
+@pytest.mark.parametrize("agree_wrong", [0.051, 0.08], ids=["a declared policy just beyond the bound", "one far beyond it, rows enough for learned ones"])
+def test_the_promise_is_broken_in_no_more_calibrations_than_it_says(tmp_path: Path, agree_wrong: float) -> None:
+    (tmp_path / "sums.yaml").write_text(POLICY)
+    policy = load(str(tmp_path / "sums.yaml"))
+    population = world(policy, 20_000, agree_wrong, 0)
+    n, calibrations, broken, certified = (300, 120, 0, 0) if agree_wrong < 0.06 else (700, 60, 0, 0)
+    for seed in range(calibrations):
+        found = learn.calibrate(world(policy, n, agree_wrong, seed + 1), learn.Goal(max_loss=0.05))
+        if found.chosen is None:
+            continue
+        certified += 1
+        scores = ([population.declared[0].astype(float)] if found.chosen.point.gates is not None
+                  else [np.array([calibrated.score(asdict(found.thresholds.scores["small"]), row) for row in population.signals[0]])])
+        tier = path.serve(found.chosen.cuts, scores, population).tier
+        lost = (population.right[-1] - population.right[tier, np.arange(20_000)].astype(float)).mean()
+        broken += lost > 0.05
+    assert broken <= binom.ppf(0.999, calibrations, 0.05)
+    assert certified, "the test is not idle"

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade import binding, sharing
-from cascade.calibrate import path, region, score, seen
+from cascade.calibrate import path, region, score, seen, segments
 from cascade.calibrate.evidence import Evidence
 from cascade.errors import InputError
 from cascade.thresholds import Point, Score, Thresholds
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 
@@ -37,6 +38,8 @@ class Goal:
     reference: str | None = None
     min_accuracy: float | None = None
     max_cost: float | None = None
+    by: str | None = None
+    """An input whose values divide requests into segments: the promise is to hold in each."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Candidate:
     served: path.Served
     rows: Ints
     unlabelled: tuple[int, ...] = ()
+    segment: str | None = None
+    """The segment in which the evidence is weakest; None when that is all requests together."""
 
     @property
     def cuts(self) -> path.Cuts:
@@ -97,6 +102,17 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
     return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed, _missing(goal, declared, held))
 
 
+def _needed(evidence: Evidence, goal: Goal) -> int:
+    """The fewest rows of a segment about which anything can be promised; learned policies are tested by two thirds of them."""
+    need = region.needed(goal.max_loss if goal.min_accuracy is None else 1 - goal.min_accuracy, goal.confidence)
+    return need if any(_votes(evidence).values()) else int(np.ceil(need * 1.5))
+
+
+def _votes(evidence: Evidence) -> dict[str, bool]:
+    """For each lower tier whether other models are asked beside it."""
+    return {name: any(gate.kind in sharing.EARLY for gate in evidence.policy.tier(name).gates) for name in evidence.names}
+
+
 def _missing(goal: Goal, declared: Candidate | None, held: Ints) -> int | None:
     """How many rows are missing before anything at all could be certified."""
     if goal.min_accuracy is not None or goal.max_cost is not None:
@@ -114,7 +130,7 @@ def _declared(evidence: Evidence) -> Candidate | None:
     """The policy as it was written, without the tiers that no other model is asked about; None when none is: a judge's threshold or a
     schema alone was never a good first guess."""
     policy, names = evidence.policy, evidence.names
-    asked = {name: any(gate.kind in sharing.EARLY for gate in policy.tier(name).gates) for name in names}
+    asked = _votes(evidence)
     if not any(asked.values()):
         return None
     thresholds = {name: 1.0 if asked[name] else None for name in names}
@@ -199,29 +215,35 @@ def _in_turn(evidence: Evidence, goal: Goal, reference: str, candidates: Iterabl
 
 
 def _tested(evidence: Evidence, goal: Goal, reference: str, candidate: Candidate, alpha: float) -> Candidate:
-    """The candidate with its counts and its p-value; certified when that is at most `alpha`."""
+    """The candidate with its counts and its p-value; certified when that is at most `alpha`.
+
+    With segments the p-value is the largest of theirs: a promise for all of them is broken if one of it is, and each is tested at `alpha`
+    (intersection-union test, Berger 1982), so nothing has to be divided among them.
+    """
     rows, tier = candidate.rows, candidate.served.tier[candidate.rows]
     other = (tier != len(evidence.calls) - 1) & ~evidence.same[tier, rows]
-    n = len(rows)
+    right, reference_right = evidence.right[tier, rows], evidence.right[-1, rows]
+    known = reference_right >= 0
+    harmed, benefits = other, np.zeros(len(rows), bool)
     unlabelled: tuple[int, ...] = ()
-    if reference != "gold":
-        harm, benefit = int(other.sum()), 0
-    else:
-        right, reference_right = evidence.right[tier, rows], evidence.right[-1, rows]
-        known = reference_right >= 0
-        unlabelled = tuple(int(i) for i in rows[other & ~known])
-        harm = int((other & known & (reference_right == 1) & (right == 0)).sum()) + len(unlabelled)
-        benefit = int((other & known & (reference_right == 0) & (right == 1)).sum())
-    if goal.min_accuracy is not None:
-        known = evidence.right[-1, rows] >= 0
-        right_count, n = int((evidence.right[tier, rows] == 1)[known].sum()), int(known.sum())
-        p = region.p_value_absolute(right_count, n, goal.min_accuracy)
-        unlabelled = ()
-    else:
-        p = region.p_value(harm, benefit, n, goal.max_loss)
-    certified = p <= alpha and goal.max_cost is None
-    point = replace(candidate.point, rows=n, harm=harm, benefit=benefit, p=p, certified=certified)
-    return replace(candidate, point=point, unlabelled=() if certified else unlabelled)
+    if reference == "gold":
+        harmed = other & (~known | ((reference_right == 1) & (right == 0)))
+        benefits = other & (reference_right == 0) & (right == 1)
+        unlabelled = tuple(int(i) for i in rows[other & ~known]) if goal.min_accuracy is None else ()
+
+    def p_value(part: Bools) -> float:
+        if goal.min_accuracy is not None:
+            return region.p_value_absolute(int((right == 1)[known & part].sum()), int((known & part).sum()), goal.min_accuracy)
+        return region.p_value(int(harmed[part].sum()), int(benefits[part].sum()), int(part.sum()), goal.max_loss)
+
+    parts: dict[str | None, Bools] = {None: np.ones(len(rows), bool)}
+    parts.update(segments.of(evidence, goal.by, rows, _needed(evidence, goal)))
+    found = {name: p_value(part) for name, part in parts.items()}
+    weakest = max(found, key=found.__getitem__)
+    certified = found[weakest] <= alpha and goal.max_cost is None
+    n = len(rows) if goal.min_accuracy is None else int(known.sum())
+    point = replace(candidate.point, rows=n, harm=int(harmed.sum()), benefit=int(benefits.sum()), p=found[weakest], certified=certified)
+    return replace(candidate, point=point, unlabelled=() if certified else unlabelled, segment=weakest)
 
 
 def _chosen(passed: list[Candidate], goal: Goal, premium: float) -> int | None:
@@ -283,7 +305,8 @@ def _loss(evidence: Evidence, reference: str) -> Floats:
 def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int, tested: int) -> dict[str, object]:
     return {"max_loss": goal.max_loss, "confidence": goal.confidence, "reference": reference, "last": evidence.policy.tiers[-1].name,
             "min_accuracy": goal.min_accuracy, "max_cost": goal.max_cost, "rows_fit": int(evidence.fitting.sum()), "rows_certify": rows,
-            "path": tested, "always_last_cost": float(evidence.cost[-1].mean())}
+            "path": tested, "by": goal.by, "segments": segments.sizes(evidence, goal.by, _needed(evidence, goal)),
+            "always_last_cost": float(evidence.cost[-1].mean())}
 
 
 def _baseline(evidence: Evidence) -> dict[str, object]:
@@ -305,6 +328,8 @@ def statement(found: Thresholds) -> str:
     if c["max_cost"] is not None:
         return f"Best found at no more than ${c['max_cost']:g} a request, nothing promised about its quality ({counts}); {cost}."
     sure = f"With {sure} confidence the"
+    if c.get("by"):
+        sure = f"{sure} following holds over all requests and for each {c['by']} ({segments.told(c['segments'])}): the"
     if c["min_accuracy"] is not None:
         return f"{sure} answers are right on at least {100 * c['min_accuracy']:g} % of requests ({rows}); {cost}."
     if c["reference"] == "gold":

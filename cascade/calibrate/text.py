@@ -59,7 +59,7 @@ def _next(result: Result, point: Point) -> str:
     c = result.thresholds.certificate
     rate = (point.harm - point.benefit) / point.rows if point.rows else 1.0
     head = (f"the next policy (${point.cost_per_request:.6f} a request) is not certified: {point.harm} harm, {point.benefit} benefit, "
-            f"p = {point.p:.3f}")
+            f"p = {point.p:.3f}{_where(result)}")
     if c["min_accuracy"] is not None or rate >= c["max_loss"]:
         return f"{head}: on these rows it loses too much; more rows would hardly help"
     for more in (1.25, 1.5, 2, 3, 4, 6, 8):
@@ -68,6 +68,12 @@ def _next(result: Result, point: Point) -> str:
         if region.likely(*counts, n, c["max_loss"], 1 - c["confidence"]).all():
             return f"{head}; about {n - point.rows} more certifying rows like these would certify it"
     return head
+
+
+def _where(result: Result) -> str:
+    """The segment that stands in the way."""
+    segment = None if result.next is None else result.next.segment
+    return "" if segment is None else f" for {result.thresholds.certificate['by']} {segment}"
 
 
 def _reliability(result: Result) -> list[str]:

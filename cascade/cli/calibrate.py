@@ -27,6 +27,8 @@ def calibrate(
                             help="Promise an accuracy instead of a loss.")] = None,
     max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, show_default=False,
                         help="The best policy below so many dollars a request; promises nothing.")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="INPUT", show_default=False,
+                  help="The promise is to hold for each value of this input, e.g. language.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", metavar="to_label.csv", show_default=False, help="The file of labels, filled in.")] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="NAME.thresholds.json", show_default=False,
                       help="Where the thresholds go; default: beside the policy.")] = None,
@@ -39,6 +41,7 @@ def calibrate(
       cascade record policies/ticket.yaml in.jsonl -o trails.jsonl
       cascade calibrate policies/ticket.yaml trails.jsonl --max-loss 0.02
       cascade calibrate policies/ticket.yaml trails.jsonl --labels to_label.csv
+      cascade calibrate policies/ticket.yaml trails.jsonl --max-loss 0.02 --by language
       cascade calibrate policies/ticket.yaml trails.jsonl --reference premium --max-loss 0.05
 
     \b
@@ -63,7 +66,7 @@ def calibrate(
         found = labelling.apply(found, labelling.read(_text(labels), labels))
     if reference not in (None, "gold", loaded.tiers[-1].name):
         raise InputError(f"--reference {reference}: gold, or {loaded.tiers[-1].name}, the last tier")
-    goal = Goal(max_loss, confidence, None if reference is None else "gold" if reference == "gold" else "last", min_accuracy, max_cost)
+    goal = Goal(max_loss, confidence, None if reference is None else "gold" if reference == "gold" else "last", min_accuracy, max_cost, by)
     result = learn(found, goal)
     path = Path(output) if output else Path(policy).with_name(f"{loaded.name}.thresholds.json")
     text_of_file = thresholds.dumps(result.thresholds)
