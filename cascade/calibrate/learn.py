@@ -152,12 +152,11 @@ def _certify(evidence: Evidence, goal: Goal, reference: str, full: tuple[Floats,
         here = path.serve(cut, [s[held] for s in full], evidence.passed[:, held], evidence.cost[:, held])
         cost = float(path.serve(cut, full, evidence.passed, evidence.cost).cost.mean())
         point, unlabelled = _test(evidence, goal, reference, held, here.tier, dict(zip(evidence.names, cut, strict=True)), cost)
-        point = replace(point, seen=seen.count(evidence, cut, [s[held] for s in full], held))
         if goal.max_cost is None and unlabelled:
             return steps, _cheapest(steps, premium), unlabelled, point
         if goal.max_cost is None and not point.certified:
             return steps, _cheapest(steps, premium), (), point
-        steps.append(point)
+        steps.append(replace(point, seen=seen.count(evidence, cut, [s[held] for s in full], held)))
     if goal.max_cost is not None:
         within = [i for i, step in enumerate(steps) if step.cost_per_request <= goal.max_cost]
         best = min(within, key=lambda i: (steps[i].harm - steps[i].benefit, steps[i].cost_per_request), default=None)
