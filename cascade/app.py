@@ -199,8 +199,9 @@ class Cascade:
 
     def _watch(self, monitor: live.Monitor, ladder: engine.Ladder, inputs: Mapping[str, Json], outcome: Outcome[Json], drawn: bool) -> None:
         """Tell the monitor of a request that was answered, not of one from the cache."""
-        if outcome.mode is None and outcome.tier == ladder.policy.tiers[-1].name:  # one that climbed has both answers for nothing
-            compared = engine.comparisons(ladder, outcome.trail)
+        at = answered(outcome.trail)
+        if outcome.mode is None and at is not None and outcome.trail[at].tier == ladder.policy.tiers[-1].name:
+            compared = engine.comparisons(ladder, outcome.trail)  # one that climbed has both answers for nothing
         else:
             compared = [e for e in outcome.trail if isinstance(e, Compared)]
         walked = observe.walk(ladder.policy, outcome.trail, compared)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import beta, binom
 from test_calibrate import COST, POLICY, cheap_ones_err, evidence
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 
@@ -146,6 +146,12 @@ def test_the_interval_misses_a_mean_with_no_more_than_its_error(n: int, error: f
     assert intervals[0][1] == pytest.approx(1 - (error / 2) ** (1 / n)), "exactly, where nothing was seen"
 
 
+@pytest.mark.parametrize(("n", "yes"), [(20, 0), (300, 5), (300, 299), (667, 40)])
+def test_the_most_a_share_can_be_is_clopper_and_pearsons(n: int, yes: int) -> None:
+    assert eprocess.most(n, yes, 0.003) == pytest.approx(beta.ppf(0.997, yes + 1, n - yes))
+    assert eprocess.most(n, n, 0.003) == 1.0
+
+
 # ---------------------------------------------------------------- what is counted of a request
 
 GATES = (Gate("schema", "schema", 1.0), Gate("agreement", "agreement", 1.0, asks=True, advisory=True), Gate("calibrated", "calibrated", 0.7))
@@ -174,15 +180,18 @@ MIDDLE = {name.replace("small", "middle"): x for name, x in CLIMBED.items()}
         (answer("small"), "small", STOOD),
         (answer("small", right=0.2, agreement=0.0) + answer("middle"), "middle", {**CLIMBED, **{k.replace("small", "middle"): v for k, v in STOOD.items()}}),
         (answer("small", schema=0.0) + answer("middle", right=0.2, agreement=0.0) + [tried("big")], None,
-         {"small: gates passed": 0.0, "small: accepted": 0.0, **MIDDLE}),
+         {"small: gates passed": 0.0, "small: accepted": 0.0, **MIDDLE, observe.same("small"): 0.0, observe.same("middle"): 0.0}),
         ([*answer("small", agreement=None, right=0.2), Failed("middle", "m/middle", "overloaded", "busy"), tried("big")], None,
-         {"small: gates passed": 1.0, "small: accepted": 0.0}),
-        ([tried("small", finish="length"), *answer("middle", right=0.2, agreement=0.0)], None, {"small: gates passed": 0.0, "small: accepted": 0.0, **MIDDLE}),
+         {"small: gates passed": 1.0, "small: accepted": 0.0, observe.same("small"): 0.0}),
+        ([tried("small", finish="length"), *answer("middle", right=0.2, agreement=0.0), tried("big")], None,
+         {"small: gates passed": 0.0, "small: accepted": 0.0, **MIDDLE, observe.same("middle"): 0.0}),
+        ([*answer("small", right=0.1), tried("big", finish="refusal")], None, {"small: gates passed": 1.0, "small: agreement": 1.0, "small: accepted": 0.0}),
         (answer("small") + answer("middle", right=0.2) + [tried("big")], "small", STOOD),
         ([tried("small"), Checked("small", "schema", 0.0, 1.0, False), Checked("small", "agreement", 1.0, 1.0, True), *answer("middle")], "middle",
          {"small: gates passed": 0.0, "small: accepted": 0.0, **{k.replace("small", "middle"): v for k, v in STOOD.items()}}),
     ],
-    ids=["accepted", "accepted above", "climbed to the end", "a tier that failed is not counted", "cut off", "a shadow: not beyond where the ladder stops",
+    ids=["accepted", "accepted above", "climbed to the end", "a tier that failed is not counted", "cut off", "the last one refused",
+         "a shadow: not beyond where the ladder stops",
          "a shadow: no score of what the ladder would not have scored"],
 )  # fmt: skip
 def test_a_story_as_numbers(trail: list[Event], stood: str | None, numbers: dict[str, float]) -> None:
@@ -265,9 +274,9 @@ def test_what_was_certified_of_disagreement_is_what_disagreement_is_held_against
 @pytest.mark.parametrize(
     ("certificate", "differ", "high"),
     [
-        ({"reference": "gold"}, 30, eprocess.interval(300, 30, 0.005)[1]),
+        ({"reference": "gold"}, 30, beta.ppf(1 - 0.025 * (0.125 + 0.05), 31, 270)),
         ({"reference": "gold"}, 0, 0.05),
-        ({"min_accuracy": 0.9}, 6, eprocess.interval(300, 6, 0.005)[1]),
+        ({"min_accuracy": 0.9}, 6, beta.ppf(1 - 0.025 * 0.175, 7, 294)),
     ],
     ids=["with gold: the most that calibration allows", "or what may be lost, if that is more", "an accuracy says nothing of disagreement"],
 )  # fmt: skip
@@ -276,12 +285,21 @@ def test_else_it_is_the_most_that_what_was_seen_allows(certificate: dict[str, ob
     assert (expected.low, expected.high, expected.error) == (0.0, pytest.approx(high), pytest.approx(0.025))
 
 
+@pytest.mark.parametrize("many", [1, 2, 10, 40])
+def test_the_steps_share_the_error_and_no_more(many: int) -> None:
+    steps = found(*(step(3) for _ in range(many)), path=many)
+    even = 0.5
+    falling = sum(expect._share(steps, i) for i in range(many)) - even
+    assert 2 * falling + even <= 1, "two orders share what falls off"
+    assert expect._share(steps, 0) >= 0.125
+
+
 def test_the_error_of_drift_is_shared_by_all_that_may_drift() -> None:
     given = found(replace(step(3), seen={**step(3).seen, "small: agreement": Seen(240, 200.0), "never": Seen(0, 0.0)}))
     expected = expect.expected(given, 0)
     assert set(expected) == {DIFFERS, "small: accepted", "small: agreement"}
     assert expected["small: agreement"].error == pytest.approx(0.05 / 2 / 2)
-    assert (expected["small: agreement"].low, expected["small: agreement"].high) == pytest.approx(eprocess.interval(240, 200.0, 0.05 / 2 / 2 / 10))
+    assert (expected["small: agreement"].low, expected["small: agreement"].high) == pytest.approx(eprocess.interval(240, 200.0, 0.05 / 2 / 2 * 0.175))
 
 
 @pytest.mark.parametrize(
@@ -309,8 +327,8 @@ def test_calibrations_whose_luckiest_step_was_chosen_raise_no_more_false_alarms_
     """Ten steps that differ equally often, each with rows of its own; the one that looked best is chosen; the traffic stays as it was."""
     rng, alarms = np.random.default_rng(11), 0
     for _ in range(150):
-        lucky = int(rng.binomial(300, 0.08, 10).min())
-        expected = expect.expected(found(step(lucky), reference="gold"), 0)[DIFFERS]
+        differ = rng.binomial(300, 0.08, 10)
+        expected = expect.expected(found(*(step(int(k)) for k in differ), reference="gold"), int(differ.argmin()))[DIFFERS]
         alarms += max(wealthy(0.0, expected.high, (rng.random(600) < 0.08).astype(float).tolist())) >= 1 / expected.error
     assert alarms <= 0.05 * 150
 

@@ -63,4 +63,5 @@ def _at_least(evidence: Evidence, k: int, gate: str, rows: NDArray[np.int64], th
 
 
 def _answered(evidence: Evidence, k: int, rows: NDArray[np.int64]) -> Bools:
-    return np.array([evidence.value[k][i] is not None for i in rows], dtype=bool)
+    """Whether there was a whole answer, be it readable or not."""
+    return np.array([bool(evidence.signals[k][i]) for i in rows], dtype=bool)

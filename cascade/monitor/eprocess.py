@@ -95,6 +95,19 @@ def interval(n: int, total: float, error: float) -> tuple[float, float]:
     return edge(seen, 0.0), edge(seen, 1.0)
 
 
+def most(n: int, yes: int, error: float) -> float:
+    """The most that a share can be, `yes` of n having been seen: with probability 1 - error it is less. Exact (Clopper & Pearson 1934)."""
+    if yes >= n:
+        return 1.0
+    ways = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(yes + 1)]
+    low, high = yes / n, 1.0
+    for _ in range(50):
+        p = (low + high) / 2
+        tail = sum(math.exp(way + i * math.log(p) + (n - i) * math.log1p(-p)) for i, way in enumerate(ways))
+        low, high = (p, high) if tail > error else (low, p)
+    return high
+
+
 def _entropy(p: float, q: float) -> float:
     """The relative entropy of a coin p to a coin q, in nats."""
     if q <= 0 or q >= 1:

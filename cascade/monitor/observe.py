@@ -29,7 +29,7 @@ def score(tier: str, gate: str) -> str:
 
 
 def same(tier: str) -> str:
-    """Whether it had said the same as the last tier, of the requests that climbed to that."""
+    """Whether it had said the same as the last tier, of the requests that climbed to that; what cannot be read is not the same."""
     return f"{tier}: same as the last tier when escalated"
 
 
@@ -51,9 +51,17 @@ def walk(policy: Policy, trail: Sequence[Event], compared: Sequence[Compared]) -
             continue
         if _look(tier, trail, at, found):
             return Walk(tier.name, found)
-        climbed.append(tier.name)
-    found.update({same(one.tier): float(one.same) for one in compared if one.tier in climbed})
+        if _whole(trail[at]):
+            climbed.append(tier.name)
+    at = _answer(trail, policy.tiers[-1].name)
+    if at is not None and _whole(trail[at]):
+        alike = {one.tier for one in compared if one.same}
+        found.update({same(tier): float(tier in alike) for tier in climbed})
     return Walk(None, found)
+
+
+def _whole(event: Event) -> bool:
+    return isinstance(event, Tried) and event.finish == "stop"
 
 
 def _answer(trail: Sequence[Event], tier: str) -> int | None:
@@ -67,8 +75,7 @@ def _answer(trail: Sequence[Event], tier: str) -> int | None:
 
 def _look(tier: Tier, trail: Sequence[Event], at: int, found: dict[str, float]) -> bool:
     """Write down one tier's numbers; whether its answer stands."""
-    tried, checks = trail[at], {c.gate: c for c in verdicts(trail, at)}
-    whole = isinstance(tried, Tried) and tried.finish == "stop"
+    whole, checks = _whole(trail[at]), {c.gate: c for c in verdicts(trail, at)}
     holding = {gate.name for gate in tier.gates if gate.name not in checks or not checks[gate.name].passed}
     hard = [gate.name for gate in tier.gates if not gate.asks and gate.kind != "calibrated"]
     passed = whole and holding.isdisjoint(hard)
