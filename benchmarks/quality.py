@@ -270,13 +270,13 @@ def _without_votes(evidence: Evidence) -> Evidence:
     """The same ladder whose gates ask no other model: neither paid nor known."""
     votes = {gate.name for tier in evidence.policy.tiers for gate in tier.gates if gate.asks}
     kept = tuple(tuple({name: x for name, x in row.items() if name.partition(".")[0] not in votes} for row in tier) for tier in evidence.signals)
-    mine = tuple(numbers[: path.OWN] for numbers in evidence.calls)
+    mine = tuple(numbers[: facts.OWN] for numbers in evidence.calls)
     return replace(evidence, signals=kept, calls=mine)
 
 
 def _oracle(evidence: Evidence) -> Held:
     """The cheapest tier that is right, by gold, asked alone; where none is, the cheapest. No verifier reaches it."""
-    right, cost = evidence.right == 1, _without_votes(evidence).cost
+    right, cost = evidence.right == 1, evidence.own_cost
     order = np.where(right, cost, np.inf).argmin(axis=0)
     at = np.arange(len(evidence.ids))
     spent = np.where(right.any(axis=0), cost[order, at], cost.min(axis=0)).sum()

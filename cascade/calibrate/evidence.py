@@ -23,6 +23,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 FIT_SHARE = 1 / 3
 FEWEST_TO_FIT = 100
+OWN = 2
+"""The first of a tier's calls: its answer and its repairs."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Evidence:
     def cost(self) -> Floats:
         """Shape (tiers, rows): dollars of each tier with its gates, when it is asked alone."""
         return np.array([self.call_cost[list(numbers)].sum(axis=0) for numbers in self.calls])
+
+    @cached_property
+    def own_cost(self) -> Floats:
+        """Shape (tiers, rows): dollars of each tier's answer and its repairs, without what its gates ask."""
+        return np.array([self.call_cost[list(numbers[:OWN])].sum(axis=0) for numbers in self.calls])
 
 
 def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evidence:

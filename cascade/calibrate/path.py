@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade.calibrate.evidence import Evidence
+from cascade.calibrate.evidence import OWN, Evidence
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -17,8 +17,6 @@ Ints = NDArray[np.int64]
 Cuts = tuple[float | None, ...]
 MOST = 40
 COMBINATIONS = 20_000
-OWN = 2
-"""The first of a tier's calls: its answer and its repairs."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def told(result: Result, file: str) -> str:
         return "\n".join([*lines, f"infeasible: a loss of {100 * c['max_loss']:g} % at {100 * c['confidence']:g} % confidence needs {need} rows "
                           f"that certify, and there are {c['rows_certify']}: record about {result.more_rows} more. Nothing was written"])
     lines.append(found.statement)
+    lines += _yardsticks(result)
     if result.next is not None and result.next.unlabelled:
         lines.append(f"the next policy needs {len(result.next.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
                      "and run the same command with --labels to_label.csv")
@@ -53,6 +54,29 @@ def _tiers(result: Result) -> list[str]:
     lines.append(f"  cost against always {evidence.policy.tiers[-1].name}: {100 * here / always:.0f} % "
                  f"(asking every tier below and nothing else: {100 * cheap / always:.0f} %)" if always else "  costs nothing")
     return lines
+
+
+def _yardsticks(result: Result) -> list[str]:
+    """What chance and foresight would save at the accuracy of the chosen policy, on the rows with gold."""
+    evidence = result.evidence
+    known = np.flatnonzero((evidence.right >= 0).all(axis=0))
+    if result.chosen is None or result.reference != "gold" or not len(known):
+        return []
+    right, cost = evidence.right[:, known] == 1, evidence.own_cost[:, known]
+    always, last = float(evidence.cost[-1, known].mean()), float(right[-1].mean())
+    tier = result.chosen.served.tier[known]
+    lost = last - float(right[tier, np.arange(len(known))].mean())
+    mixing = max((share * (1 - float(cost[k].mean()) / always) for k in range(len(evidence.names))
+                  if (share := _mixed(last - float(right[k].mean()), lost)) is not None), default=0.0)
+    cheapest = np.where(right, cost, np.inf).min(axis=0)
+    oracle = 1 - float(np.where(right.any(axis=0), cheapest, cost.min(axis=0)).mean()) / always
+    return [f"  at the same accuracy a random mix of tiers would save {100 * max(mixing, 0.0):.0f} %; an oracle that knows which tier is right, "
+            f"{100 * oracle:.0f} %"]
+
+
+def _mixed(gap: float, lost: float) -> float | None:
+    """The share of requests that may go to a tier that is right less often by `gap`, so that `lost` is lost in all."""
+    return 1.0 if gap <= lost else lost / gap if lost > 0 else None
 
 
 def _next(result: Result, point: Point) -> str:
