@@ -73,6 +73,8 @@ class Result:
     chosen: Candidate | None = None
     next: Candidate | None = None
     more_rows: int | None = None
+    declared: bool = False
+    """Whether the policy as it was declared was one of those tested."""
 
 
 def calibrate(evidence: Evidence, goal: Goal) -> Result:
@@ -99,7 +101,8 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
     thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, steps, chosen,
                             _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)), _baseline(evidence))
     thresholds = replace(thresholds, statement=statement(thresholds))
-    return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed, _missing(goal, declared, held))
+    return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed,
+                  _missing(goal, declared, held), declared is not None)
 
 
 def _needed(evidence: Evidence, goal: Goal) -> int:

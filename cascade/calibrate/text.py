@@ -16,8 +16,8 @@ def told(result: Result, file: str) -> str:
     n = len(evidence.ids)
     gold = int((evidence.right[-1] >= 0).sum())
     certified = sum(step.certified for step in found.steps)
-    lines = [f"{n} recordings, {gold} with gold: {c['rows_fit']} fit scores and a path of policies, {c['rows_certify']} test these; "
-             "all test the policy as it is declared",
+    lines = [f"{n} recordings, {gold} with gold: {c['rows_fit']} fit scores and a path of policies, {c['rows_certify']} test these"
+             + ("; all test the policy as it is declared" if result.declared else ""),
              f"right is {'gold' if result.reference == 'gold' else 'the answer of ' + c['last']}; "
              f"{certified} {'policy is' if certified == 1 else 'policies are'} certified", *_tiers(result)]
     if result.more_rows:
