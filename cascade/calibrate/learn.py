@@ -21,8 +21,6 @@ from cascade.thresholds import Point, Score, Thresholds
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
-
-
 Ints = NDArray[np.int64]
 SPARE = 1 / 5
 """Of what may go wrong, the part kept for learned policies when the declared one fails; nothing of it where rows are few."""
@@ -102,12 +100,17 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
                             _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)), _baseline(evidence))
     thresholds = replace(thresholds, statement=statement(thresholds))
     return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed,
-                  _missing(goal, declared, held), declared is not None)
+                  None if passed else _missing(goal, declared, held), declared is not None)
+
+
+def _floor(goal: Goal, alpha: float) -> int:
+    """The fewest rows that can certify anything at that level, without benefit."""
+    return region.needed(goal.max_loss if goal.min_accuracy is None else 1 - goal.min_accuracy, 1 - alpha)
 
 
 def _needed(evidence: Evidence, goal: Goal) -> int:
     """The fewest rows of a segment about which anything can be promised; learned policies are tested by two thirds of them."""
-    need = region.needed(goal.max_loss if goal.min_accuracy is None else 1 - goal.min_accuracy, goal.confidence)
+    need = _floor(goal, 1 - goal.confidence)
     return need if any(_votes(evidence).values()) else int(np.ceil(need * 1.5))
 
 
@@ -120,7 +123,7 @@ def _missing(goal: Goal, declared: Candidate | None, held: Ints) -> int | None:
     """How many rows are missing before anything at all could be certified."""
     if goal.min_accuracy is not None or goal.max_cost is not None:
         return None
-    need = region.needed(goal.max_loss, goal.confidence)
+    need = _floor(goal, 1 - goal.confidence)
     if declared is not None:
         return max(need - len(declared.rows), 0) or None
     return int(np.ceil(max(need - len(held), 0) * 1.5)) or None
@@ -192,7 +195,7 @@ def _certified(evidence: Evidence, goal: Goal, reference: str, declared: Candida
     if declared is None:
         start = _from_the_most_promising(evidence, goal, reference, oof, cuts, alpha)
         return _in_turn(evidence, goal, reference, _learned(evidence, full, start, held), alpha)
-    spare = alpha * SPARE if len(held) >= 2 * region.needed(goal.max_loss, 1 - alpha * SPARE) else 0.0
+    spare = alpha * SPARE if len(held) >= 2 * _floor(goal, alpha * SPARE) else 0.0
     tested = _tested(evidence, goal, reference, declared, alpha - spare)
     if tested.point.certified:
         fitting = np.flatnonzero(evidence.fitting)
@@ -275,7 +278,7 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
     """
     rows = np.flatnonzero(evidence.fitting)
     held = int((~evidence.fitting).sum())
-    if goal.min_accuracy is not None or not len(rows) or held < region.needed(goal.max_loss, 1 - alpha):
+    if goal.min_accuracy is not None or not len(rows) or held < _floor(goal, alpha):
         return cuts
     loss, risk = _loss(evidence, reference)[:, rows], _risk(evidence, oof)[:, rows]
     at = np.arange(len(rows))

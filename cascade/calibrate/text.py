@@ -21,13 +21,14 @@ def told(result: Result, file: str) -> str:
              f"right is {'gold' if result.reference == 'gold' else 'the answer of ' + c['last']}; "
              f"{certified} {'policy is' if certified == 1 else 'policies are'} certified", *_tiers(result)]
     if result.more_rows:
-        need = region.needed(c["max_loss"], c["confidence"])
+        need, there = region.needed(c["max_loss"], c["confidence"]), n if result.declared else c["rows_certify"]
         return "\n".join([*lines, f"infeasible: a loss of {100 * c['max_loss']:g} % at {100 * c['confidence']:g} % confidence needs {need} rows "
-                          f"that certify, and there are {c['rows_certify']}: record about {result.more_rows} more. Nothing was written"])
+                          f"that test, and there are {there}: record about {result.more_rows} more. Nothing was written"])
     lines.append(found.statement)
     lines += _yardsticks(result)
     if result.next is not None and result.next.unlabelled:
-        lines.append(f"the next policy needs {len(result.next.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
+        name = "the policy as declared" if result.next.point.gates is not None else "the next policy"
+        lines.append(f"{name} needs {len(result.next.unlabelled)} labels: fill the column right in to_label.csv (a, b, both, neither) "
                      "and run the same command with --labels to_label.csv")
     elif result.next is not None:
         lines.append(_next(result, result.next.point))
@@ -82,7 +83,8 @@ def _mixed(gap: float, lost: float) -> float | None:
 def _next(result: Result, point: Point) -> str:
     c = result.thresholds.certificate
     rate = (point.harm - point.benefit) / point.rows if point.rows else 1.0
-    head = (f"the next policy (${point.cost_per_request:.6f} a request) is not certified: {point.harm} harm, {point.benefit} benefit, "
+    name = "the policy as declared" if point.gates is not None else "the next policy"
+    head = (f"{name} (${point.cost_per_request:.6f} a request) is not certified: {point.harm} harm, {point.benefit} benefit, "
             f"p = {point.p:.3f}{_where(result)}")
     if c["min_accuracy"] is not None or rate >= c["max_loss"]:
         return f"{head}: on these rows it loses too much; more rows would hardly help"
