@@ -244,9 +244,10 @@ def _page(folder: Path, repeats: int, only: str | None) -> Iterator[str]:
         everything = np.arange(len(evidence.ids))
         lower = len(task.tiers) - 1
         declared = learn._declared(evidence)
-        curve = [*tuned(evidence, 4), *([] if declared is None else [_held(evidence, declared.served, everything)])]
+        blunt = [_held(evidence, path.serve(tuple(0.0 if i == k else None for i in range(lower)), [], evidence), everything) for k in range(lower)]
+        curve = [*tuned(evidence, 4), *blunt, *([] if declared is None else [_held(evidence, declared.served, everything)])]
         level, point, blind = at(curve, 0.0), at(curve, -0.01), at(tuned(_without_votes(evidence), 4), -0.01)
-        cheap = _held(evidence, path.serve((*[None] * (lower - 1), 0.0), [np.ones(len(everything))] * lower, _without_votes(evidence)), everything)
+        cheap = blunt[-1]
         votes = "–" if declared is None else _told(_held(evidence, declared.served, everything))
         sizes = [n for n in (150, 300, 500) if n <= 0.8 * len(everything)]
         found = {n: certified(evidence, n, 0.02, repeats if n == sizes[-1] else max(60, repeats // 10)) for n in sizes}
@@ -289,11 +290,11 @@ Written by `python benchmarks/quality.py --data FOLDER --repeats {repeats} --wri
 models of 2023 and 2024; costs are list prices of that time. The engine records, learns and serves; nothing is asked anew.
 
 Each cell is the saving against always asking the last tier, and the difference in accuracy in points. "Agree only" is the ladder as declared,
-without labels. "Best" has no bound: the points of the held-out curve that save most at these losses. The curve is the declared ladder, and what
-is learned, cross-validated (five folds, four times): the cheapest policy that loses no more than x on four folds, looked at on the fifth, for
-x from -1 to 3 points. "Certified" is the mean saving, on the whole file, of random calibrations with n rows at 95 % confidence; one that
-certifies nothing counts as 0. "Violations" is the share of these calibrations whose ladder really loses more than ε on the whole file, the
-largest over n; the largest n that a file allows is repeated {repeats} times.
+without labels. "Best" has no bound: the points of the held-out curve that save most at these losses. The curve is the declared ladder, each
+lower tier alone, and what is learned, cross-validated (five folds, four times): the cheapest policy that loses no more than x on four folds,
+looked at on the fifth, for x from -1 to 3 points. "Certified" is the mean saving, on the whole file, of random calibrations with n rows at 95 %
+confidence; one that certifies nothing counts as 0. "Violations" is the share of these calibrations whose ladder really loses more than ε on the
+whole file, the largest over n; the largest n that a file allows is repeated {repeats} times.
 
 In `llmbar` the answers are verdicts of judges (which of two outputs is better) against people's; PaLM 2 is asked in both orders and once more with
 a chain of thought, GPT-4 is the last tier.

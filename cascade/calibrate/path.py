@@ -45,7 +45,7 @@ def serve(cuts: Cuts, scores: Sequence[Floats], evidence: Evidence, rows: Ints |
         made.update(new)
         total += np.where(waiting, dollars[new].sum(axis=0), 0.0)
         if k < last:
-            taken = waiting & passed[k] & (scores[k] >= cut)
+            taken = waiting & passed[k] & (scores[k] >= cut if cut else True)
             tier[taken] = k
             waiting &= ~taken
     return Served(tier, total)
