@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-RUN = ["docs/python.md", "docs/testing.md", "docs/report.md", "docs/replay.md", "docs/monitor.md"]
+RUN = ["docs/python.md", "docs/testing.md", "docs/report.md", "docs/replay.md", "docs/monitor.md", "docs/judging.md"]
 
 
 def blocks(page: str) -> list[str]:

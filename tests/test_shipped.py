@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from statistics import correlation, fmean
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from cascade import shipped
+from cascade.app import Cascade
 from cascade.compose import prompt
+from cascade.outcome import Outcome
 from cascade.policy import check, load
+from cascade.prompts import render
+from cascade.testing import Scripted
+from cascade.types import CacheSettings
 
 POLICIES = shipped.folder("policies")
-TASKS = ("invoice", "ticket", "pairwise")
+TASKS = ("invoice", "ticket", "pairwise", "score")
+JUDGES = {"pairwise": "winner", "score": "score"}
+"""What is judged, and the field of the verdict."""
 
 
 def rows(task: str) -> list[dict[str, Any]]:
@@ -28,8 +36,10 @@ def schema(task: str) -> dict[str, Any]:
     return loaded
 
 
-def enums(task: str) -> dict[str, list[str]]:
-    return {name: rule["enum"] for name, rule in schema(task)["properties"].items() if "enum" in rule}
+def enums(task: str) -> dict[str, list[Any]]:
+    """The values an answer may have. A judge's null says that it cannot tell; people could, so no gold is null."""
+    found = {name: rule["enum"] for name, rule in schema(task)["properties"].items() if "enum" in rule}
+    return {name: [value for value in values if value is not None] for name, values in found.items()}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -45,7 +55,7 @@ def test_every_gold_answer_is_valid(task: str) -> None:
     rules = schema(task)
     Draft202012Validator.check_schema(rules)
     validator = Draft202012Validator(rules, format_checker=FormatChecker())
-    filled = {"reason": "It is right."} if task == "pairwise" else {}  # a judge's reason has no gold
+    filled = {"reason": "It is right."} if task in JUDGES else {}  # a judge's reason has no gold
     assert [(row["id"], error.message) for row in rows(task) for error in validator.iter_errors(filled | row["gold"])] == []
 
 
@@ -86,6 +96,79 @@ def test_in_pairs_neither_a_place_nor_a_length_gives_the_winner_away() -> None:
         winner = row["gold"]["winner"]
         longer += len(texts.pop(winner)) > len(*texts.values())
     assert 0.4 <= longer / len(pairs) <= 0.6
+
+
+def test_every_step_of_the_scale_is_given_as_often_and_a_length_tells_little_of_it() -> None:
+    scored = rows("score")
+    assert set(Counter(row["gold"]["score"] for row in scored).values()) == {len(scored) // 4}
+    lengths = {step: [len(row["inputs"]["answer"]) for row in scored if row["gold"]["score"] == step] for step in (1, 2, 3, 4)}
+    overall = fmean(length for found in lengths.values() for length in found)
+    for step, found in lengths.items():
+        assert 0.8 <= fmean(found) / overall <= 1.2, step
+        assert min(found) <= 20, step  # every step has a short answer and a long one
+        assert max(found) >= 100, step
+    assert abs(correlation([row["gold"]["score"] for row in scored], range(len(scored)))) < 0.2  # nor does the place in the file
+
+
+@pytest.mark.parametrize("task", JUDGES)
+def test_the_other_form_of_a_judges_prompt_shows_the_same_texts_in_another_order(task: str) -> None:
+    policy = load(str(POLICIES / f"{task}.yaml"))
+    first = next(gate for gate in policy.tiers[0].gates if gate.kind == "agreement")
+    inputs = rows(task)[0]["inputs"]
+    other = render(first.options["prompt"], inputs)
+    shown = prompt(policy, inputs)[1].content
+    assert sorted(inputs, key=lambda name: shown.index(inputs[name])) != sorted(inputs, key=lambda name: other.index(inputs[name]))
+    if task == "pairwise":  # each answer keeps its letter: only the place is swapped
+        for letter in "ab":
+            line = f"Answer {letter}: {inputs[f'answer_{letter}']}"
+            assert line in shown.splitlines()
+            assert line in other.splitlines()
+
+
+def judged(task: str, replies: dict[str, Any]) -> tuple[Outcome[Any], Scripted]:
+    models = Scripted(replies)
+    with Cascade(load(str(POLICIES / f"{task}.yaml")), ask=models, cache=CacheSettings(backend="off")) as cascade:
+        return cascade.run(rows(task)[0]["inputs"]), models
+
+
+SMALL, OTHER, MEDIUM, TERRA, PREMIUM = (
+    "openai/gpt-6-luna", "anthropic/claude-haiku-5-5", "anthropic/claude-sonnet-5-5", "openai/gpt-6.1-terra", "anthropic/claude-opus-5-5"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "one", "two"), [("pairwise", "a", "b"), ("score", 1, 2)])
+@pytest.mark.parametrize(
+    ("small", "swapped", "other", "medium", "again", "terra", "premium", "ends"),
+    [
+        ("one", "one", "one", "two", "two", "two", "two", ("accepted", "small", "one")),
+        ("one", "two", "one", "one", "one", "one", "two", ("accepted", "medium", "one")),  # it sides with the place
+        ("one", "one", "two", "two", "two", "two", "one", ("accepted", "medium", "two")),  # another maker says otherwise
+        ("one", "one", None, "two", "two", "two", "one", ("accepted", "medium", "two")),  # a panel's abstention is no agreement
+        (None, None, None, "two", "two", "two", "one", ("accepted", "medium", "two")),  # nor are three
+        ("one", "two", "one", "one", "one", "two", "two", ("accepted", "premium", "two")),
+        ("one", "two", "one", "one", "two", "one", "two", ("accepted", "premium", "two")),
+        ("one", "two", "one", "one", "two", "one", None, ("flagged", "premium", None)),
+        (None, None, None, None, None, None, None, ("flagged", "premium", None)),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_served_when_both_forms_and_another_maker_agree_and_nobody_guesses(
+    task: str, one: Any, two: Any, small: str | None, swapped: str | None, other: str | None, medium: str | None, again: str | None,
+    terra: str | None, premium: str | None, ends: tuple[str, str, str | None],
+) -> None:  # fmt: skip
+    words = {"one": one, "two": two, None: None}
+    field = JUDGES[task]
+    shown = prompt(load(str(POLICIES / f"{task}.yaml")), rows(task)[0]["inputs"])[1].content
+
+    def by_form(given: str | None, turned: str | None) -> Any:
+        return lambda call: {"reason": "Because.", field: words[given if call.messages[-1].content == shown else turned]}
+
+    outcome, models = judged(
+        task,
+        {SMALL: by_form(small, swapped), OTHER: by_form(None, other), MEDIUM: by_form(medium, again), TERRA: by_form(None, terra),
+         PREMIUM: by_form(premium, None)},
+    )  # fmt: skip
+    assert (outcome.status, outcome.tier, outcome.output[field]) == (*ends[:2], words[ends[2]])
+    assert len(models.calls) == {"small": 3, "medium": 6, "premium": 7}[ends[1]]  # an abstention is never asked again: no repair
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -127,8 +127,9 @@ def _judges(policy: Policy, env: Mapping[str, str]) -> Found:
         for model in verifiers.models(gate.kind, gate.options):
             if model == tier.model and gate.kind == "judge":
                 yield "warning", "judge-is-maker", loc, f"{model} judges its own answers: models prefer what they wrote themselves"
-            elif model == tier.model:
-                yield "warning", "same-voice", loc, f"{gate.name} asks the tier's own model {model}: use consistency, or another maker's"
+            elif model == tier.model and not gate.options.get("prompt"):
+                message = f"{gate.name} asks the tier's own model {model} the same: use consistency, another form (prompt), or another maker's"
+                yield "warning", "same-voice", loc, message
             elif gate.kind == "judge" and model.partition("/")[0] == tier.model.partition("/")[0] and _maker(policy, model):
                 yield "info", "judge-of-the-house", loc, f"{model} and {tier.model} are of one maker; another maker's judge errs otherwise"
 
