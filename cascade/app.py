@@ -21,6 +21,7 @@ import orjson
 
 from cascade import binding, engine, prices, prompts, records, verifiers
 from cascade.around.breaker import breaker
+from cascade.around.lease import once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
@@ -33,6 +34,7 @@ from cascade.monitor import live, observe
 from cascade.outcome import Outcome
 from cascade.providers import Adapter, build, missing_key
 from cascade.reading import reader, written
+from cascade.redis_store import RedisStore, redis_store
 from cascade.types import (
     Answer,
     Ask,
@@ -112,10 +114,10 @@ class Cascade:
         rungs = self._serving()
         canonical = _canonical(inputs)
         key = _key(rungs.policy, canonical)
-        outcome = self._remembered(rungs, key, id)
+        outcome = await self._remembered(rungs, key, id)
         if outcome is None:
             wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._answer(wiring, rungs, key, inputs, id))
+            outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id))
             if joined:
                 outcome = _at_no_cost(outcome, id)
         if self.alarm is not None:
@@ -176,14 +178,33 @@ class Cascade:
             self._serves = _Rungs(policy)
         return self._serves
 
-    async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+        """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline."""
+        if not isinstance(self._store, RedisStore):
+            return await self._answer(wiring, rungs, key, inputs, id)
+        return await once(
+            self._store, key, lambda: self._remembered(rungs, key, id),
+            lambda waited: self._answer(wiring, rungs, key, inputs, id, waited), _kept, lambda: self._patience,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _patience(self) -> float:
+        """How long another process is waited for, in seconds: half the deadline, so that the other half is left to ask."""
+        from cascade.policy.bounds import bounds
+
+        return self.policy.deadline / 2 if self.policy.deadline else bounds(self.policy).worst_seconds
+
+    async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
+                      waited: float = 0.0) -> Outcome[Json]:
         """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
 
         A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
         request in flight or later, from the cache, is neither.
         """
         policy, ladder = rungs.policy, wiring.ladder(rungs)
-        failures = self._known_failures(inputs) if self._store else {}
+        if waited and policy.deadline is not None:
+            ladder = replace(ladder, policy=replace(policy, deadline=max(policy.deadline - waited, policy.deadline / 2)))
+        failures = await self._known_failures(inputs) if self._store else {}
         drawn = _chosen(policy, "audit", policy.audit, inputs, id)
         if _chosen(policy, "shadow", policy.shadow, inputs, id):
             outcome = await engine.shadow(ladder, inputs, id=id)
@@ -194,7 +215,7 @@ class Cascade:
         if self._monitor is not None and len(policy.tiers) > 1:
             self._watch(self._monitor, ladder, inputs, outcome, drawn)
         if self._store:
-            self._remember(rungs, key, inputs, outcome, failures)
+            await self._remember(rungs, key, inputs, outcome, failures)
         return outcome
 
     def _watch(self, monitor: live.Monitor, ladder: engine.Ladder, inputs: Mapping[str, Json], outcome: Outcome[Json], drawn: bool) -> None:
@@ -211,8 +232,20 @@ class Cascade:
 
     # ------------------------------------------------------------ remembering
 
-    def _remembered(self, rungs: _Rungs, key: str, id: str | None) -> Outcome[Json] | None:
-        text = self._store.get(key) if self._store else None
+    async def _stored(self, key: str) -> str | None:
+        if isinstance(self._store, RedisStore):
+            return await self._store.away(self._store.get, key)
+        return self._store.get(key) if self._store else None
+
+    async def _keep(self, key: str, text: str, ttl: float | None) -> None:
+        assert self._store is not None
+        if isinstance(self._store, RedisStore):
+            await self._store.away(self._store.set, key, text, ttl)
+        else:
+            self._store.set(key, text, ttl)
+
+    async def _remembered(self, rungs: _Rungs, key: str, id: str | None) -> Outcome[Json] | None:
+        text = await self._stored(key)
         if text is None:
             return None
         try:
@@ -226,23 +259,25 @@ class Cascade:
         """`name@digest` of the policy, as rows carry it; after a step back they carry another, one of `labels`."""
         return _label(self.policy)
 
-    def _remember(self, rungs: _Rungs, key: str, inputs: Mapping[str, Json], outcome: Outcome[Json], failures: Mapping[str, str]) -> None:
+    async def _remember(self, rungs: _Rungs, key: str, inputs: Mapping[str, Json], outcome: Outcome[Json], failures: Mapping[str, str]) -> None:
         """Accepted answers are kept to be served; of the rest only that, and where, this input failed."""
-        assert self._store is not None
-        if outcome.status in ("accepted", "flagged") and not _incomplete(outcome):
+        if _kept(outcome):
             ttl = self._settings.ttl if outcome.status == "accepted" else self._settings.negative_ttl
-            self._store.set(key, records.to_cached(_at_no_cost(outcome, None)), ttl)
+            await self._keep(key, records.to_cached(_at_no_cost(outcome, None)), ttl)
         found = {rungs.digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
         if found:
-            self._store.set(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
+            await self._keep(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
 
     def _failures_key(self, inputs: Mapping[str, Json]) -> str:
         return hashlib.sha256(records.CACHED + b"failed" + self._prompt_digest.encode() + _canonical(inputs)).hexdigest()
 
-    def _known_failures(self, inputs: Mapping[str, Json]) -> dict[str, str]:
-        assert self._store is not None
-        text = self._store.get(self._failures_key(inputs))
-        known = orjson.loads(text) if text else {}
+    async def _known_failures(self, inputs: Mapping[str, Json]) -> dict[str, str]:
+        text = await self._stored(self._failures_key(inputs))
+        try:
+            known = orjson.loads(text) if text else {}
+        except ValueError as err:
+            log.warning("a cache entry cannot be read and is left out (%s: %s)", type(err).__name__, err)
+            return {}
         return known if isinstance(known, dict) else {}
 
     # ------------------------------------------------------------ wiring
@@ -409,6 +444,8 @@ def _open_store(settings: CacheSettings) -> Store | None:
         return None
     if settings.backend == "memory":
         return MemoryStore()
+    if settings.backend.startswith("redis"):
+        return redis_store(settings)
     try:
         return DiskStore(settings.path)
     except (OSError, sqlite3.Error) as err:
@@ -493,6 +530,11 @@ def _served(outcome: Outcome[Json]) -> int | None:
     """The index of the last answer of the tier that was served."""
     found = [i for i, e in enumerate(outcome.trail) if isinstance(e, Tried) and e.gate is None and e.tier == outcome.tier]
     return found[-1] if found else None
+
+
+def _kept(outcome: Outcome[Json]) -> bool:
+    """Whether the cache keeps the outcome, to be served."""
+    return outcome.status in ("accepted", "flagged") and not _incomplete(outcome)
 
 
 def _incomplete(outcome: Outcome[Json]) -> bool:

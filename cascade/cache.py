@@ -25,6 +25,19 @@ log = logging.getLogger("cascade.cache")
 _DIGEST = 64
 
 
+def sealed(text: str) -> str:
+    """The text behind its digest, as stores keep it."""
+    return hashlib.sha256(text.encode()).hexdigest() + text
+
+
+def unsealed(stored: str) -> str:
+    """The text of an entry; ValueError when it is not what was sealed."""
+    text = stored[_DIGEST:]
+    if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != stored[:_DIGEST]:
+        raise ValueError("it does not match its digest")
+    return text
+
+
 class Store(Protocol):
     """Text by key, for a time. Nothing here raises: what cannot be read is absent, what cannot be written is lost."""
 
@@ -120,11 +133,11 @@ class DiskStore:
             return None
         if stored is None:
             return None
-        text = stored[_DIGEST:]
-        if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != stored[:_DIGEST]:
-            self._warn("read", ValueError(f"the entry {key[:12]} does not match its digest"))
+        try:
+            return unsealed(stored)
+        except ValueError as err:
+            self._warn("read", ValueError(f"the entry {key[:12]}: {err}"))
             return None
-        return str(text)
 
     def set(self, key: str, text: str, ttl: float | None) -> None:
         if self._writer is None:
@@ -152,7 +165,7 @@ class DiskStore:
         while (item := self._queue.get()) is not None:
             key, text, ttl = item
             try:
-                self._cache.set(key, hashlib.sha256(text.encode()).hexdigest() + text, expire=ttl)
+                self._cache.set(key, sealed(text), expire=ttl)
             except (OSError, sqlite3.Error, ValueError, TypeError) as err:
                 self._warn("write", err)
             finally:

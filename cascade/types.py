@@ -256,12 +256,15 @@ class Template(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """Where accepted answers are kept. `ttl` and `negative_ttl` in seconds, None = for ever."""
+    """Where accepted answers are kept. `backend`: disk, memory, off or redis://host:port/db. `ttl` and `negative_ttl` in seconds, None =
+    for ever. `namespace` and `password_env`, the environment variable that holds the password, are Redis's."""
 
     backend: str = "disk"
     path: str = "~/.cache/cascade"
     ttl: float | None = 30 * 86400.0
     negative_ttl: float | None = 86400.0
+    namespace: str = "cascade"
+    password_env: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,14 @@ import os
 import pickle
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import real_redis
 
 from cascade.cache import DiskStore, MemoryStore, Store
+from cascade.redis_store import RedisStore
 
 BIG = "x" * 100_000
 
@@ -22,9 +25,13 @@ class Bomb:
     target = Path("never")
 
 
-@pytest.fixture(params=["disk", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return DiskStore(tmp_path / "cache") if request.param == "disk" else MemoryStore()
+@pytest.fixture(params=["disk", "memory", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param != "redis":
+        yield DiskStore(tmp_path / "cache") if request.param == "disk" else MemoryStore()
+        return
+    with real_redis.running(tmp_path / "redis") as server:
+        yield RedisStore(server.where)
 
 
 def test_what_was_set_is_there_at_once_and_gone_when_deleted(store: Store) -> None:

@@ -17,19 +17,17 @@ import jiter
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from cascade import prompts, providers, shipped, thresholds, verifiers
+from cascade import prompts, providers, redis_store, shipped, thresholds, verifiers
 from cascade.compare import Comparators
 from cascade.errors import InputError, PolicyError
 from cascade.monitor import expect
 from cascade.policy import fields
 from cascade.policy.mistakes import Mistake, kind, mistakes, near, plainly
-from cascade.policy.model import NAME, PolicyPart, ProviderPart, TierPart, model_ref
+from cascade.policy.model import NAME, CachePart, PolicyPart, ProviderPart, TierPart, model_ref
 from cascade.policy.source import MAX_BYTES, Loc, Source, SourceError, cut, name, parse
 from cascade.thresholds import Thresholds
 from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, Watch, digest
 from cascade.verifiers.schema import check_schema
-
-LATER = "not in this version"
 
 NO_MODEL = "?/?"
 """Stands for a tier's model that was refused, so that the rest of the policy can be looked at."""
@@ -144,10 +142,18 @@ class _Loader:
         for i, tier in enumerate(part.tiers):
             if tier.escalate == "partial" and part.schema_ is None:
                 self.problem(("tiers", i, "escalate"), 'partial needs a schema: it tells the fields apart; declare one, or write "whole"')
-        if part.cache.backend not in ("disk", "memory", "off"):
-            redis = part.cache.backend.startswith("redis")
-            self.problem(("cache", "backend"), f"a shared cache in Redis is {LATER}: use disk, memory or off" if redis
-                         else f"{part.cache.backend!r} is none of disk, memory, off")
+        self._cache(part.cache)
+
+    def _cache(self, cache: CachePart) -> None:
+        if cache.backend in ("disk", "memory", "off"):
+            return
+        if "://" not in cache.backend and "@" not in cache.backend:  # else it may hold a password, and is not repeated
+            self.problem(("cache", "backend"), f"{cache.backend!r} is none of disk, memory, off, redis://host:port/db")
+            return
+        try:
+            redis_store.address(cache.backend)
+        except ValueError as err:
+            self.problem(("cache", "backend"), str(err))
 
     def _thresholds(self, policy: Policy, given: str) -> Policy:
         """The policy as calibration left it. A file that was made for another policy is refused, saying what changed."""

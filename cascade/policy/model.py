@@ -185,10 +185,13 @@ class Price(Part):
 class CachePart(Part):
     """Where accepted answers are kept."""
 
-    backend: str = Field("disk", description="disk, memory or off.")
+    backend: str = Field("disk", description="disk, memory, off, or redis://host:port/db (rediss:// for TLS), which machines share.")
     path: str = Field("~/.cache/cascade", description="The folder, for disk.")
     ttl: Seconds | None = Field(30 * 86400.0, description="How long an accepted answer is served.")
     negative_ttl: Seconds | None = Field(86400.0, description="How long it is remembered that a tier failed an input.")
+    namespace: Name = Field("cascade", description="What the keys begin with, for Redis.")
+    password_env: str | None = Field(None, description="The environment variable that holds the password, for Redis; the user stands in "
+                                                       "the address: redis://user@host.")
 
 
 class PolicyPart(Part):
