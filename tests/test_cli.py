@@ -229,7 +229,7 @@ def test_init_makes_a_policy_that_loads_and_overwrites_nothing(cli: Cli) -> None
     assert cli("init", "review")[::2] == (2, "policies/review.yaml: exists already; nothing was written\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "ask", "explain", "run", "check", "schema", "init", "cache", "local"])
+@pytest.mark.parametrize("command", ["demo", "ask", "explain", "run", "check", "plan", "schema", "init", "cache", "local"])
 def test_help_has_examples(cli: Cli, command: str) -> None:
     code, out, _ = cli(command, "--help")
     assert code == 0

@@ -27,7 +27,7 @@ from cascade.app import Cascade
 from cascade.around.lease import once
 from cascade.cache import sealed
 from cascade.cli import main
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, Overloaded
 from cascade.outcome import Outcome
 from cascade.policy import load_text
 from cascade.providers.scripted import Scripted
@@ -223,6 +223,12 @@ def test_settings_of_the_cache_are_no_part_of_the_policys_digest(redis: real_red
     assert load_text(text, "p.yaml").digest == load_text(text.replace(str(redis.where), "disk"), "p.yaml").digest
 
 
+def test_what_redis_says_is_told_without_the_password_and_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_TEST_REDIS", PASSWORD)
+    store = RedisStore(Address("localhost"), password_env="CASCADE_TEST_REDIS")
+    assert store._clean(OSError(f"no {PASSWORD}\n\x1b[31m")) == "OSError: no ***  [31m"
+
+
 # ---------------------------------------------------------------- leases
 
 
@@ -351,6 +357,15 @@ def test_waiting_takes_from_the_requests_deadline(redis: real_redis.Server) -> N
         redis.client().set(f"cascade:lease:{key_of(cascade)}", "someone")
         outcome = cascade.run({"x": "y"})
     assert (outcome.status, outcome.trail[-1].reason) == ("failed", "the request's deadline of 0.1 s is over")  # type: ignore[union-attr]
+
+
+def test_an_outcome_that_is_not_kept_leaves_nobody_waiting(redis: real_redis.Server) -> None:
+    with a_cascade(redis.where, Scripted({"openai/gpt-6-luna": Overloaded("529")})) as cascade:
+        assert cascade.run({"x": "y"}).status == "failed"
+        lease = f"cascade:lease:{key_of(cascade)}"
+    assert redis.client().get(lease) == b"over"
+    with a_cascade(redis.where, Scripted({"openai/gpt-6-luna": "hello"})) as cascade:
+        assert cascade.run({"x": "y"}).status == "accepted", "and nobody was waited for"
 
 
 def key_of(cascade: Cascade) -> str:
@@ -558,6 +573,20 @@ def test_after_a_pause_one_tries_and_the_others_go_on(monkeypatch: pytest.Monkey
     assert [store._try(), store._try(), store._try()] == [True, False, False]
     store._answered()
     assert [store._try(), store._try()] == [True, True]
+
+
+def test_a_connection_that_redis_closed_is_opened_again_without_a_word(redis: real_redis.Server, store: RedisStore,
+                                                                       caplog: pytest.LogCaptureFixture) -> None:
+    store.set("k", "v", None)
+    redis.client().client_kill_filter(_type="normal", skipme=True)
+    assert (store.get("k"), warnings(caplog)) == ("v", [])
+
+
+def test_an_entry_whose_time_ends_while_all_are_read_is_not_damaged(redis: real_redis.Server, store: RedisStore,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    store.set("k", "v", None)
+    monkeypatch.setattr(store, "_batches", lambda: iter([[b"cascade:answer:k", b"cascade:answer:gone"]]))
+    assert store.verify() == (1, 0)
 
 
 def test_a_full_redis_is_read_and_no_longer_written(redis: real_redis.Server, store: RedisStore, caplog: pytest.LogCaptureFixture) -> None:

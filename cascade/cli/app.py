@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, calibrate, demo, local, monitor, policies, record, replay, report
+from cascade.cli import asking, cache, calibrate, demo, local, monitor, plan, policies, record, replay, report
 
 app = typer.Typer(
     name="cascade",
@@ -43,6 +43,7 @@ app.command()(calibrate.calibrate)
 app.command()(replay.replay)
 app.command()(monitor.monitor)
 app.command()(policies.check)
+app.command()(plan.plan)
 app.command()(policies.schema)
 app.command()(policies.init)
 app.add_typer(cache.app, name="cache")

@@ -76,6 +76,29 @@ def bounds(policy: Policy, prompt_bytes: int | None = None) -> Bounds:
     return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], best=True), min(seconds, policy.deadline or seconds), size, unpriced, tiers)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one request asks of a model, at best and at most: calls, and tokens of all of them together."""
+
+    calls: tuple[int, int] = (0, 0)
+    input: tuple[int, int] = (0, 0)
+    output: tuple[int, int] = (0, 0)
+
+
+def loads(policy: Policy, prompt_bytes: int) -> dict[str, Load]:
+    """By model, under the assumptions of `bounds`: at best the first tier's first answer, at a quarter of a token a byte and 50 tokens an
+    answer; at most all calls of all tiers, a token a byte and answers as long as they may be. Budget and deadline are left out."""
+    found: dict[str, Load] = {}
+    for i in range(len(policy.tiers)):
+        for call in _calls(policy, i, prompt_bytes):
+            now, fewest, most = found.get(call.model, Load()), call.times[0] if i == 0 else 0, call.times[1]
+            found[call.model] = Load(
+                (now.calls[0] + fewest, now.calls[1] + most),
+                (now.input[0] + fewest * (call.size[0] // 4), now.input[1] + most * call.size[1]),
+                (now.output[0] + fewest * min(50, call.out), now.output[1] + most * call.out))
+    return found
+
+
 def _tier(policy: Policy, tier: Tier, calls: list[_Call]) -> TierBounds:
     best = _sum([_least(policy, call) for call in calls])
     worst = _sum([_most(policy, call) for call in calls])
