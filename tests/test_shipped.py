@@ -15,7 +15,7 @@ from cascade.compose import prompt
 from cascade.policy import check, load
 
 POLICIES = shipped.folder("policies")
-TASKS = ("invoice", "ticket", "pairwise")
+TASKS = ("invoice", "ticket", "pairwise", "route")
 
 
 def rows(task: str) -> list[dict[str, Any]]:
@@ -86,6 +86,22 @@ def test_in_pairs_neither_a_place_nor_a_length_gives_the_winner_away() -> None:
         winner = row["gold"]["winner"]
         longer += len(texts.pop(winner)) > len(*texts.values())
     assert 0.4 <= longer / len(pairs) <= 0.6
+
+
+def test_messages_to_be_routed_are_enough_for_a_certificate_and_as_many_for_each_department() -> None:
+    departments = Counter(row["gold"]["department"] for row in rows("route"))
+    assert len(set(departments.values())) == 1
+    assert departments.total() >= 160
+
+
+def test_no_message_to_be_routed_is_an_example_of_the_prompt_too() -> None:
+    text = (POLICIES.parent / "prompts" / "route_system.j2").read_text(encoding="utf-8")
+    assert [row["id"] for row in rows("route") if row["inputs"]["message"] in text] == []
+
+
+def test_the_local_policy_of_the_calibration_page_can_be_certified() -> None:
+    tiers = load(str(POLICIES / "route_local.yaml")).tiers
+    assert [(tier.carry, tier.escalate) for tier in tiers] == [("nothing", "whole")] * 2
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
