@@ -44,6 +44,7 @@ LOCAL = "providers: {local: {kind: openai, base_url: 'http://127.0.0.1:1/v1'}}\n
         (gated("{judge: {model: openai/gpt-6-luna}}"), ["6:48 judge-is-maker"]),
         (gated("{judge: {model: openai/gpt-6-sol}}"), ["6:48 judge-of-the-house"]),
         (gated("{agreement: {with: openai/gpt-6-luna}}"), ["6:48 same-voice"]),
+        (gated("{agreement: {with: openai/gpt-6-luna, prompt: 'The other way round: {{ text }}'}}"), []),
         (gated("{judge: {model: anthropic/claude-haiku-5-5, threshold: 0}}"), ["6:48 open-gate"]),
         (gated("{consistency: {samples: 3, threshold: 0.67}}"), []),
         (gated("{consistency: {samples: 3, threshold: 0.9}}"), ["6:48 threshold-steps"]),

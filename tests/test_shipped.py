@@ -117,12 +117,13 @@ def test_a_shipped_policy_loads_and_renders_every_input(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("*_local.yaml")), ids=lambda path: path.stem)
-def test_a_local_policy_speaks_both_wires_to_the_ports_that_cascade_local_serves(path: Path) -> None:
+def test_a_local_policy_speaks_to_the_ports_that_cascade_local_serves(path: Path) -> None:
     from cascade.local.models import LADDER
 
     policy = load(str(path))
     own = [provider for provider in policy.providers.values() if provider.base_url and "127.0.0.1:86" in provider.base_url]
-    assert {provider.kind for provider in own} == {"openai", "anthropic"}
+    wires = {"openai"} if path.stem == "route_local" else {"openai", "anthropic"}  # without the grammar the small voter's JSON cannot be read
+    assert {provider.kind for provider in own} == wires
     ports = {one.port: one.name for one in LADDER}
     for tier in policy.tiers:
         name, _, model = tier.model.partition("/")

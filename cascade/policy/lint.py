@@ -128,7 +128,8 @@ def _judges(policy: Policy, env: Mapping[str, str]) -> Found:
             if model == tier.model and gate.kind == "judge":
                 yield "warning", "judge-is-maker", loc, f"{model} judges its own answers: models prefer what they wrote themselves"
             elif model == tier.model:
-                yield "warning", "same-voice", loc, f"{gate.name} asks the tier's own model {model}: use consistency, or another maker's"
+                if not gate.options.get("prompt"):  # another form of the task is another voice: a guess changes with it
+                    yield "warning", "same-voice", loc, f"{gate.name} asks the tier's own model {model}: use consistency, or another maker's"
             elif gate.kind == "judge" and model.partition("/")[0] == tier.model.partition("/")[0] and _maker(policy, model):
                 yield "info", "judge-of-the-house", loc, f"{model} and {tier.model} are of one maker; another maker's judge errs otherwise"
 
