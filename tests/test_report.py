@@ -217,6 +217,13 @@ def test_advice_is_given_when_its_evidence_is_there_and_only_then(outcomes: list
     assert rules(*outcomes, promise=promise) == expected
 
 
+@pytest.mark.parametrize(("score", "told"), [(0.5, "Lower its threshold."), (None, "No threshold helps: it could not tell for 40 of 40.")])
+def test_a_lower_threshold_is_advised_only_where_the_gate_could_tell(score: float | None, told: str) -> None:
+    stopped = row(*SMALL, Checked("small", "judge", score, 0.9, False), *BIG, Compared("small", "big", True), tier="big", mode="shadow")
+    advice = {a.rule: a for a in advise(count(*[stopped] * 40).numbers())}["gate_stops_good_answers"]
+    assert advice.sentence.endswith(told)
+
+
 def test_a_gate_that_catches_little_is_told_with_counts_dollars_and_what_is_not_known() -> None:
     caught = row(*SMALL, tried("small", "0.002", gate="judge"), checked("small", "judge", False), *BIG, tier="big")
     advice = {a.rule: a for a in advise(count(*[JUDGED] * 397, *[caught] * 3).numbers())}["gate_catches_little"]

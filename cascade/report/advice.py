@@ -133,7 +133,8 @@ def _gate(gate: GateNumbers, numbers: Numbers) -> Iterator[Advice]:
     if gate.wrong + gate.right >= FEW and wilson(gate.right, gate.wrong + gate.right)[0] > 0.5:
         yield Advice("gate_stops_good_answers", f"{where} stops answers that are right: of {_n(gate.wrong + gate.right)} stopped and "
                                                 f"compared, {_n(gate.right)} were the same as the "
-                     "last tier's. Lower its threshold.", facts)
+                     "last tier's. " + ("Lower its threshold." if 2 * gate.unsure <= gate.failed else
+                                        f"No threshold helps: it could not tell for {_n(gate.unsure)} of {_n(gate.checked)}."), facts)
     if gate.sampled >= MANY:
         yield from _samples(gate, where)
 
