@@ -137,7 +137,7 @@ def _seen(policy: Policy, past: Iterable[Outcome]) -> _Past:
         seen.requests += 1
         seen.usd = None if seen.usd is None or outcome.cost_usd is None else seen.usd + outcome.cost_usd
         seen.seconds += outcome.seconds
-        seen.reached.update({event.tier for event in outcome.trail if isinstance(event, Tried | Failed) and event.gate is None})
+        seen.reached.update({event.tier for event in outcome.trail if isinstance(event, Tried | Failed)})
         if outcome.status == "accepted" and outcome.tier is not None:
             seen.accepted[outcome.tier] += 1
         for event in outcome.trail:

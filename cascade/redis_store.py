@@ -175,7 +175,7 @@ class RedisStore:
             return found
 
         holder = self._do("lease", one_trip)
-        return None if holder in (None, OVER) else holder == token.encode()
+        return holder == token.encode() if isinstance(holder, bytes) and holder != OVER else None
 
     def extend(self, key: str, token: str) -> bool:
         """Another `lease` seconds; False when the lease has been lost."""
@@ -216,10 +216,9 @@ class RedisStore:
         sound = dropped = 0
         with self._told():
             for keys in self._batches():
-                found = [(key, stored) for key, stored in zip(keys, self._each(keys, "get"), strict=True) if stored is not None]
-                wrong = [key for key, stored in found if not _is_sound(stored)]
-                dropped += self._client.unlink(*wrong) if wrong else 0
-                sound += len(found) - len(wrong)
+                wrong = [key for key, stored in zip(keys, self._each(keys, "get"), strict=True) if not _is_sound(stored)]
+                dropped += self._client.unlink(*wrong) if wrong else 0  # one whose time has ended meanwhile is not counted
+                sound += len(keys) - len(wrong)
         return sound, dropped
 
     def _batches(self) -> Iterator[list[bytes]]:
@@ -338,8 +337,7 @@ def _client(where: Address, password: str | None) -> tuple[Any, type[Exception],
         from redis.retry import Retry
     except ImportError as err:
         raise ConfigurationError("cache: Redis needs redis-py: pip install 'cascade-judge[redis]'") from err
-    # one more attempt, at once: a connection that stood idle may have been closed by a server that is well
-    retry = Retry(NoBackoff(), 1, (redis.ConnectionError,))
+    retry = Retry(NoBackoff(), 0)  # the pool sees for itself when a connection that stood idle was closed
     client = redis.Redis(
         where.host, where.port, where.db, username=where.user, password=password, socket_timeout=SOCKET_SECONDS,
         socket_connect_timeout=SOCKET_SECONDS, retry=retry, protocol=2, driver_info=None, ssl=where.tls,

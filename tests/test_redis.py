@@ -471,6 +471,7 @@ class Listener:
                 self.count += 1
                 self._taken.append(taken)
                 if self.say is not None:
+                    taken.recv(1)  # what comes before it was asked for is noticed at once
                     taken.sendall(self.say)
 
     def close(self) -> None:
@@ -493,7 +494,7 @@ def run_many(where: Address, count: int, at_once: int = 1) -> tuple[list[Outcome
     return asyncio.run(main()), len(asked.calls)
 
 
-@pytest.mark.parametrize("say", [b":5\r\n" * 9, b"*1\r\n:5\r\n" * 9, b"*-7\r\n" * 9, b"-NO way\r\n" * 9, b"$2\r\nab\r\n" * 9], ids=repr)
+@pytest.mark.parametrize("say", [b":5\r\n" * 9, b"*1\r\n:5\r\n" * 9, b"*-7\r\n" * 9, b"-NO way\r\n" * 9], ids=repr)
 def test_what_answers_nonsense_is_a_miss(say: bytes, caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener(say)
     outcomes, calls = run_many(listener.where, 4, 2)
@@ -512,7 +513,7 @@ def test_what_hangs_or_is_no_redis_is_tried_once_and_then_left_alone(say: bytes 
     outcomes, calls = run_many(listener.where, 30, at_once)
     listener.close()
     assert ([o.output for o in outcomes], calls) == (["hello"] * 30, 30)
-    assert listener.count <= 2 * (1 if at_once == 1 else redis_store.THREADS), "each may try once more, at once"
+    assert listener.count <= (1 if at_once == 1 else redis_store.THREADS)
     (told,) = warnings(caplog)
     assert told.startswith(f"cannot reach the cache in {listener.where} (")
     assert "\n" not in told
