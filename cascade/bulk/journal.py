@@ -99,7 +99,11 @@ class Journal:
             file = os.open(self.path, os.O_RDWR | os.O_APPEND)
         except OSError as err:
             raise InputError(f"{str(self.path).removesuffix(SUFFIX)}: cannot be written: {err.strerror}") from err
-        self._lock(file)
+        try:
+            self._lock(file)
+        except InputError:
+            os.close(file)
+            raise
         return file
 
     def _begin(self, head: Mapping[str, Json], rows: Iterable[tuple[str, bytes]]) -> None:
@@ -128,7 +132,6 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
-            os.close(file) if self.path.exists() else None
             pid = standing(self.path).pid if self.path.exists() else None
             raise InputError(f"{str(self.path).removesuffix(SUFFIX)}: locked by pid {pid or 'unknown'}: another run is writing it") from err
 

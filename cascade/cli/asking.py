@@ -162,7 +162,8 @@ def _as_json(stands: Standing) -> dict[str, Json]:
 
 
 def _spent(stands: Standing) -> str:
-    return show.money(stands.spent_usd)
+    twice = f", and what {stands.asked_again} rows cost that were in doubt and asked again" if stands.asked_again else ""
+    return show.money(stands.spent_usd) + twice
 
 
 def explain(
@@ -289,7 +290,8 @@ async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency
     try:
         return await bulk.run(requests, answer, out, cascade.label, concurrency=concurrency, stop=stop, told=told, state=state)
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        show.note("stopped at once; run the same command again to go on")
+        raise typer.Exit(STOPPED) from None
     finally:
         await cascade.aclose()
 
