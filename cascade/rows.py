@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ def read(path: str) -> list[Row]:
 
     Raises InputError where no row can be trusted: the file cannot be read or is empty, or an id stands twice.
     """
-    rows = list(_rows(path))
+    rows = list(stream(path))
     if not rows:
         raise InputError(f"{path}: there are no rows in it")
     seen: dict[str, int] = {}
@@ -42,7 +43,21 @@ def read(path: str) -> list[Row]:
     return rows
 
 
-def _rows(path: str) -> Iterator[Row]:
+def count(path: str) -> int:
+    """How many rows a file has. Raises InputError as `read` does; only a short digest of each id is kept."""
+    seen: dict[bytes, int] = {}
+    for row in stream(path):
+        key = hashlib.blake2b(row.id.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        if key in seen:
+            raise InputError(f"{path}:{row.line}: id {row.id!r} stands already in line {seen[key]}; ids must be unique")
+        seen[key] = row.line
+    if not seen:
+        raise InputError(f"{path}: there are no rows in it")
+    return len(seen)
+
+
+def stream(path: str) -> Iterator[Row]:
+    """The rows of a JSONL file, one at a time; ids are not compared."""
     try:
         with Path(path).open("rb") as file:
             for number, raw in enumerate(file, 1):

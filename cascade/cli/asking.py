@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +16,15 @@ import typer
 from cascade import records
 from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, show
 from cascade.errors import ConfigurationError, InputError
-from cascade.outcome import Outcome
-from cascade.summary import summarise
+from cascade.summary import Tally
 from cascade.types import CacheSettings, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cascade.app import Cascade
-    from cascade.bulk import Answerer, Output, Run
+    from cascade.bulk import Answerer, Run, Standing
+    from cascade.bulk.runner import Rows
     from cascade.rows import Row
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
@@ -66,48 +69,101 @@ def ask(
 
 
 def run(
-    policy: PolicyArgument,
-    input: Annotated[str, typer.Argument(metavar="INPUT.jsonl", help="One request a line.", show_default=False)],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)],
+    policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)] = None,
+    input: Annotated[str | None, typer.Argument(metavar="INPUT.jsonl|-", help="One request a line; - reads stdin.", show_default=False)] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 unless every request was accepted.")] = False,
+    in_doubt: Annotated[str, typer.Option("--in-doubt", metavar="hold|retry",
+                        help="Rows that a crash cut off, which may have been paid: hold lists them, retry asks them again.")] = "hold",
+    force: Annotated[bool, typer.Option("--force", help="Ask anew what an edited policy or input concerns, instead of refusing.")] = False,
+    status: Annotated[str | None, typer.Option("--status", metavar="OUT.jsonl", show_default=False,
+                      help="Only tell how the run that writes OUT.jsonl stands.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     no_cache: NoCache = False,
 ) -> None:
-    """Answer many requests: JSONL in, JSONL out, one row a request, written as each is done.
+    """Answer many requests: JSONL in, JSONL out, one row a request, in the order of the input, written as each is done.
 
     \b
     The same command again goes on where it stopped (rows that failed are asked again):
       cascade run policies/invoice.yaml policies/invoice.inputs.jsonl -o out.jsonl
       cascade run policies/invoice.yaml in.jsonl -o out.jsonl --concurrency 64 --limit 100
+      cascade run --status out.jsonl
       cascade explain out.jsonl 42
 
     \b
     A row in: {"id": "42", "inputs": {"text": "…"}, "gold": {…}}; id and gold may be left out, a flat object is taken as inputs.
+    OUT.jsonl.journal holds what was asked and answered; keep it until the run is done.
     Ctrl-C finishes what is in flight and stops (exit code 3); twice stops at once.
     """
+    if status is not None:
+        return _status(status, json)
+    if policy is None or input is None or output is None:
+        raise InputError("cascade run needs a policy, an input and -o OUT.jsonl; or --status OUT.jsonl alone")
+    if in_doubt not in ("hold", "retry"):
+        raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
     from cascade import rows
-    from cascade.bulk import Output
+    from cascade.bulk import Durable, Run
 
-    requests = rows.read(input)[:limit]
-    if len({row.id for row in requests}) == 0:
-        raise InputError(f"{input}: there are no rows in it")
-    cascade = load(policy, no_cache)
-    with cascade:
-        out = Output(output, cascade.label, cascade.digests, cascade.labels)
-        try:
-            state = run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far)
-        finally:
-            out.close()
-    _report(cascade, state, output, json)
+    with _at_rest(input) as path:
+        there = rows.count(path)
+        total = min(there, limit or there)
+        cascade = load(policy, no_cache)
+        with cascade:
+            out = Durable(output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
+                          in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
+            try:
+                requests = (row for number, row in enumerate(rows.stream(path)) if number < total or out.holds(row))
+                state = Run(cascade.label, total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
+                run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
+                stands = out.standing()
+            finally:
+                out.close()
+    _report(cascade, state, stands, output, json)
     if state.configuration:
         raise typer.Exit(WRONG)
-    statuses = summarise(state.done).statuses
-    if state.stopped or statuses["failed"]:
+    statuses = state.tally.statuses
+    if state.stopped or statuses["failed"] or statuses["in_doubt"]:
         raise typer.Exit(STOPPED)
-    if strict and statuses["accepted"] < len(requests):
+    if strict and statuses["accepted"] < total:
         raise typer.Exit(NOT_ACCEPTED)
+
+
+@contextlib.contextmanager
+def _at_rest(path: str) -> Iterator[str]:
+    """A file that can be read twice: stdin is copied to one."""
+    if path != "-":
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="cascade-", suffix=".jsonl") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield file.name
+
+
+def _status(output: str, json: bool) -> None:
+    from cascade.bulk import standing
+    from cascade.bulk.journal import SUFFIX
+
+    stands = standing(Path(output + SUFFIX))
+    if json:
+        show.line(records.dumps(_as_json(stands)))
+        return
+    again = f", {stands.failed} of them failed" if stands.failed else ""
+    print(f"{stands.done} done, {stands.to_do} to do{again}, {len(stands.in_doubt)} in doubt of {stands.total} rows; spent {_spent(stands)}")
+    for id in stands.in_doubt:
+        print(f"in doubt: {id}")
+
+
+def _as_json(stands: Standing) -> dict[str, Json]:
+    return {"policy": stands.policy, "total": stands.total, "done": stands.done, "to_do": stands.to_do, "failed": stands.failed,
+            "in_doubt": list(stands.in_doubt), "spent_usd": stands.spent_usd, "asked_again": stands.asked_again}
+
+
+def _spent(stands: Standing) -> str:
+    twice = f", and what {stands.asked_again} rows cost that were in doubt and asked again" if stands.asked_again else ""
+    return show.money(stands.spent_usd) + twice
 
 
 def explain(
@@ -202,19 +258,19 @@ def _read(path: str) -> bytes:
 # ---------------------------------------------------------------- running
 
 
-def run_with_progress(cascade: Cascade, requests: list[Row], out: Output, concurrency: int, answer: Answerer,
-                      so_far: Callable[[Run], str]) -> Run:
+def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer,
+                      so_far: Callable[[Run], str], state: Run) -> Run:
     """Answer the rows under a progress bar that says `so_far`; Ctrl-C finishes what is in flight, twice stops at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=show.console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=len(requests))
-        return asyncio.run(_run(cascade, requests, out, concurrency, answer, lambda state: bar.update(
-            task, completed=len(state.done), description=so_far(state))))
+        task = bar.add_task("", total=state.total)
+        return asyncio.run(_run(cascade, requests, out, concurrency, answer, state, lambda state: bar.update(
+            task, completed=state.tally.requests, description=so_far(state))))
 
 
-async def _run(cascade: Cascade, requests: list[Row], out: Output, concurrency: int, answer: Answerer, told: Any) -> Run:
+async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any) -> Run:
     from cascade import bulk
 
     stop = asyncio.Event()
@@ -232,54 +288,51 @@ async def _run(cascade: Cascade, requests: list[Row], out: Output, concurrency: 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, interrupt)
     try:
-        return await bulk.run(requests, answer, out, cascade.label, concurrency=concurrency, stop=stop, told=told)
+        return await bulk.run(requests, answer, out, cascade.label, concurrency=concurrency, stop=stop, told=told, state=state)
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+        show.note("stopped at once; run the same command again to go on")
+        raise typer.Exit(STOPPED) from None
     finally:
         await cascade.aclose()
 
 
 def _so_far(state: Run) -> str:
-    accepted = sum(outcome.status == "accepted" for outcome in state.done)
-    first = state.done[0].trail[0].tier if state.done and state.done[0].trail else None
-    escalated = sum(_escalated(outcome, first) for outcome in state.done)
-    dollars = dollars_so_far(state)
-    return f"accepted {accepted} · escalated {escalated} · {dollars}"
+    first = next(iter(state.tally.tiers), None)
+    escalated = sum(n for tier, n in state.tally.served.items() if tier != first)
+    return f"accepted {state.tally.statuses['accepted']} · escalated {escalated} · {dollars_so_far(state)}"
 
 
 def dollars_so_far(state: Run) -> str:
     """What the done rows cost, for the progress bar."""
-    known = [outcome.cost_usd for outcome in state.done]
-    return show.money(None if None in known else sum(c for c in known if c is not None) or None) if known else "$0"
+    return show.money(state.tally.dollars or None if state.tally.dollars is not None else None) if state.tally.requests else "$0"
 
 
-def _escalated(outcome: Outcome, first: str | None) -> bool:
-    return outcome.tier is not None and outcome.tier != first
-
-
-def _report(cascade: Cascade, state: Run, output: str, json: bool) -> None:
-    summary = summarise(state.done, [tier.name for tier in cascade.policy.tiers])
+def _report(cascade: Cascade, state: Run, stands: Standing, output: str, json: bool) -> None:
+    summary = state.tally.summary()
     if json:
         show.line(records.dumps({
-            "requests": state.total, "done": len(state.done), "done_before": state.before, "statuses": dict(summary.statuses),
+            "requests": state.total, "done": summary.requests, "done_before": state.before, "statuses": dict(summary.statuses),
             "escalated": summary.escalated, "cached": summary.cached, "calls": summary.calls, "cost_usd": summary.dollars,
-            "unpriced": summary.unpriced, "stopped": state.stopped, "alarm": cascade.alarm, "output": output}))
+            "spent_usd": stands.spent_usd, "unpriced": summary.unpriced, "stopped": state.stopped, "alarm": cascade.alarm, "output": output}))
     else:
         show.console(stderr=True).print(show.tiers_table(summary))
-    invalid = [outcome.error for outcome in state.done if outcome.status == "invalid"]
-    for error in invalid[:10]:
-        show.note(str(error))
-    if len(invalid) > 10:
-        show.note(f"… and {len(invalid) - 10} more invalid rows")
+    for error in state.invalid:
+        show.note(error)
+    if summary.statuses["invalid"] > len(state.invalid):
+        show.note(f"… and {summary.statuses['invalid'] - len(state.invalid)} more invalid rows")
     if summary.unpriced:
         show.note(f"unpriced: {', '.join(summary.unpriced)}: give prices under `pricing:` in the policy to see what this cost")
-    done = f"{len(state.done)} of {state.total} rows in {output}"
+    done = f"{summary.requests} of {state.total} rows in {output}"
     before = f", {state.before} of them from before" if state.before else ""
     cached = f", {summary.cached} from the cache" if summary.cached else ""
     show.note(done + before + cached)
     if cascade.alarm:
-        rows = sum(outcome.alarm is not None for outcome in state.done)
-        show.note(f"ALARM: {cascade.alarm}\n{rows} rows carry an alarm; cascade monitor {cascade.policy.path or ''} tells more")
+        show.note(f"ALARM: {cascade.alarm}\n{state.alarms} rows carry an alarm; cascade monitor {cascade.policy.path or ''} tells more")
+    if stands.spent_usd != summary.dollars and stands.spent_usd is not None:
+        show.note(f"spent in all, with what failed or stays to be done: {_spent(stands)}")
+    if summary.statuses["in_doubt"]:
+        show.note(f"{summary.statuses['in_doubt']} rows are in doubt: asked when the run was cut off, so each may have been paid. "
+                  f"cascade run --status {output} lists them; --in-doubt retry asks them again, at the risk of paying twice")
     if state.stopped:
         show.note(f"stopped early: {state.stopped}\nrun the same command again to go on")
     elif summary.statuses["failed"]:

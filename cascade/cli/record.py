@@ -50,7 +50,7 @@ def record(
     Every request is paid on every tier: cascade check POLICY tells the dollars.
     """
     from cascade import rows
-    from cascade.bulk import Trails
+    from cascade.bulk import Run, Trails
     from cascade.grade import Grader
 
     requests = rows.read(input)[:limit]
@@ -60,7 +60,8 @@ def record(
         _refuse_bad_gold(grader, requests, input)
         out = Trails(output, cascade.label, cascade.digests)
         try:
-            state = asking.run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arecord(row.inputs, id=row.id), _so_far)
+            state = Run(cascade.label, len(requests))
+            asking.run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arecord(row.inputs, id=row.id), _so_far, state)
         finally:
             out.close()
         golds = {row.id: row.gold for row in requests if row.gold is not None}

@@ -1,13 +1,11 @@
-"""Many requests: JSONL rows in, JSONL rows out, each written whole or not at all; the same command again goes on where it stopped."""
+"""A rows file without a journal, as `cascade record` writes it: appended to by whole lines, gone on with from what stands in it."""
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cascade import binding, recording, records
@@ -17,26 +15,6 @@ from cascade.outcome import Outcome
 from cascade.recording import UNKNOWN, Recording
 from cascade.rows import Row
 from cascade.types import Failed
-
-Answerer = Callable[[Row], Awaitable[Outcome]]
-OUTAGE = 20
-"""So many failed requests in a row stop a run: the provider is down, and the rest would fail as well."""
-
-
-@dataclass
-class Run:
-    """How a run is going. `stopped` says why it ended early; None when every row was asked."""
-
-    policy: str
-    total: int
-    done: list[Outcome] = field(default_factory=list)
-    before: int = 0
-    stopped: str | None = None
-    configuration: bool = False
-    failed_in_a_row: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        self.done.append(outcome)
 
 
 class Output:
@@ -100,17 +78,25 @@ class Output:
         """Whether a row that is there is to be asked again."""
         return outcome.status == "failed"
 
-    def _line(self, outcome: Outcome, row: Row | None) -> bytes:
-        if row is None or self.digests is None or outcome.mode not in ("record", "shadow"):
-            return records.to_line(outcome)
-        return recording.to_line(Recording(outcome, row.inputs, UNKNOWN if row.gold is None else row.gold, self.digests))
+    def before(self, row: Row) -> Outcome | None:
+        """What stands there for this row; None when it is to be asked."""
+        return self.finished.get(row.id)
+
+    async def begin(self, row: Row) -> None:
+        """A recording is data, and asked again where it was cut off: nothing is kept before the call."""
+
+    def leave(self, row: Row, outcome: Outcome) -> None:
+        """The row stays to be done, and is not in the file."""
+
+    def conclude(self) -> None:
+        """Every row is written as it is done."""
 
     def _replace(self, text: bytes) -> None:
         """Put `text` in the file's place at once; the lock moves to the new file before the old one goes."""
         beside = self.path.with_name(self.path.name + ".new")
         file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write_all(file, text)
+        write_all(file, text)
         os.fsync(file)
         beside.rename(self.path)
         os.close(self._file)
@@ -120,7 +106,7 @@ class Output:
         """Append one row; `row` is the request it answers. Raises InputError when the disk does not take it; then the file ends with a whole row."""
         size = os.fstat(self._file).st_size
         try:
-            _write_all(self._file, self._line(outcome, row) + b"\n")
+            write_all(self._file, line_of(outcome, row, self.digests) + b"\n")
         except OSError as err:
             with suppress(OSError):
                 os.ftruncate(self._file, size)
@@ -153,73 +139,13 @@ class Trails(Output):
         return outcome.status == "failed" or isinstance(latest(outcome.trail), Failed)
 
 
-def _write_all(file: int, text: bytes) -> None:
+def line_of(outcome: Outcome, row: Row | None, digests: Mapping[str, str] | None) -> bytes:
+    """The row of an outcome; with `digests` that of a recording or shadow holds its inputs and gold too."""
+    if row is None or digests is None or outcome.mode not in ("record", "shadow"):
+        return records.to_line(outcome)
+    return recording.to_line(Recording(outcome, row.inputs, UNKNOWN if row.gold is None else row.gold, digests))
+
+
+def write_all(file: int, text: bytes) -> None:
     while text:
         text = text[os.write(file, text) :]
-
-
-async def run(rows: Sequence[Row], answer: Answerer, output: Output, policy: str, *, concurrency: int,
-              stop: asyncio.Event, told: Callable[[Run], object] = lambda _: None) -> Run:
-    """Answer the rows that `output` does not hold yet, `concurrency` at a time, and write each as it is done.
-
-    Set `stop` to end early: what is in flight is finished and written. `told` hears after each row.
-    Raises InputError when the output cannot be written; MissingRecording ends the run.
-    """
-    state = Run(policy, len(rows))
-    todo = []
-    for row in rows:
-        if row.id in output.finished:
-            state.before += 1
-            state.add(output.finished[row.id])
-        else:
-            todo.append(row)
-    told(state)
-    queue = iter(todo)
-
-    async def work() -> None:
-        for row in queue:
-            if stop.is_set() or state.stopped:
-                state.stopped = state.stopped or "interrupted"
-                return
-            outcome = await _one(row, answer, policy)
-            if not _ends_the_run(state, outcome, output.again(outcome)):
-                output.write(outcome, row)
-                state.add(outcome)
-                told(state)
-
-    await gather(work() for _ in range(max(1, min(concurrency, len(todo)))))
-    return state
-
-
-async def gather(jobs: Iterable[Awaitable[None]]) -> None:
-    """Run all; the first error cancels the others and is raised as itself, not in a group."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-
-
-async def _one(row: Row, answer: Answerer, policy: str) -> Outcome:
-    if row.problem:
-        return Outcome(policy, "invalid", error=row.problem, id=row.id)
-    try:
-        return replace(await answer(row), id=row.id)
-    except InputError as err:
-        return Outcome(policy, "invalid", error=str(err), id=row.id)
-
-
-def _ends_the_run(state: Run, outcome: Outcome, failed: bool) -> bool:
-    """Whether this outcome is about the run and not about its row: then the row stays to be done."""
-    kind = (outcome.error or "").partition(":")[0]
-    if outcome.status in ("failed", "flagged") and kind in ("configuration", "run_budget"):
-        state.stopped = state.stopped or outcome.error
-        state.configuration = state.configuration or kind == "configuration"
-        return True
-    state.failed_in_a_row = state.failed_in_a_row + 1 if failed else 0
-    if state.failed_in_a_row >= OUTAGE:
-        state.stopped = state.stopped or f"{OUTAGE} requests in a row failed, the last one so: {outcome.error}"
-    return False
