@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import stub
 from test_cli import GOOD, Cli, cli, inputs, policy, rows, server  # noqa: F401  # fixtures
+
+from cascade.bulk import Journal
+from cascade.errors import InputError
 
 JOURNAL = Path("out.jsonl.journal")
 
@@ -139,3 +144,27 @@ def test_rows_come_from_stdin(cli: Cli, policy: Path, server: stub.Stub, monkeyp
 ])
 def test_wrong_usage_is_one_line(cli: Cli, args: tuple[str, ...], says: str) -> None:  # noqa: F811
     assert cli(*args)[::2] == (2, says + "\n")
+
+
+def test_rows_that_come_at_once_share_one_sync_and_none_may_be_asked_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(str(tmp_path / "j"), {"policy": "p@1"})
+    synced: list[int] = []
+
+    def sync(file: int) -> None:
+        synced.append((tmp_path / "j").read_bytes().count(b'"intent"'))
+        if len(synced) == 2:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+
+    async def main() -> None:
+        assert await asyncio.gather(*(journal.intend(id, "d") for id in "abc")) == [None] * 3
+        assert (synced, journal.in_doubt()) == ([3], ("a", "b", "c"))
+        found = await asyncio.gather(*(journal.intend(id, "d") for id in "de"), return_exceptions=True)
+        assert [type(error) for error in found] == [InputError] * 2
+
+    asyncio.run(main())
+    journal.close()
+    again = Journal(str(tmp_path / "j"), {})
+    assert again.in_doubt() == ("a", "b", "c")
+    again.close()

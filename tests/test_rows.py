@@ -61,9 +61,10 @@ def test_a_file_may_begin_with_a_byte_order_mark_have_empty_lines_and_no_last_ne
 def test_a_file_whose_rows_cannot_be_told_apart_is_refused_whole(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"in\.jsonl") as caught:
-        rows.read(str(path))
-    assert says in str(caught.value)
+    for read in (rows.read, rows.count):
+        with pytest.raises(InputError, match=r"in\.jsonl") as caught:
+            read(str(path))
+        assert says in str(caught.value)
 
 
 def test_missing_file_and_folder_are_one_line(tmp_path: Path) -> None:
