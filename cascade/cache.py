@@ -209,11 +209,3 @@ class DiskStore:
     def _drop(self, key: Any) -> None:
         with sqlite3.connect(self.folder / diskcache.core.DBNAME) as db:
             db.execute("DELETE FROM Cache WHERE key = ?", (key,))
-
-
-def verdict_key(*parts: str) -> str:
-    """A cache key over digests and names, none of which can be mistaken for part of another."""
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{len(part)}:{part}".encode())
-    return total.hexdigest()

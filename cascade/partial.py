@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from cascade.projection import mappings
 from cascade.types import Document, Json
 
 _MAX_DEPTH = 64
@@ -212,7 +213,7 @@ def _reached(body: Json, root: Json) -> dict[str, Any] | None:
     open_ = [body]
     while open_:
         part = open_.pop()
-        if any(isinstance(rule, str | bool) for rules in _mappings(part) for name, rule in rules.items() if name in _NAMING):
+        if any(isinstance(rule, str | bool) for rules in mappings(part) for name, rule in rules.items() if name in _NAMING):
             return None
         for reference in _references(part):
             names = _names(reference.removeprefix("#")) or ()
@@ -229,16 +230,4 @@ def _reached(body: Json, root: Json) -> dict[str, Any] | None:
 
 
 def _references(part: Json) -> Iterator[str]:
-    return (rules["$ref"] for rules in _mappings(part) if isinstance(rules.get("$ref"), str))
-
-
-def _mappings(part: Json) -> Iterator[dict[str, Any]]:
-    """Every mapping in a schema, data and rules alike: one reference too many only costs a cut."""
-    stack = [part]
-    while stack:
-        here = stack.pop()
-        if isinstance(here, dict):
-            yield here
-            stack.extend(here.values())
-        elif isinstance(here, list):
-            stack.extend(here)
+    return (rules["$ref"] for rules in mappings(part) if isinstance(rules.get("$ref"), str))

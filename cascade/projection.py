@@ -55,7 +55,7 @@ def restore(value: Json, schema: Json) -> Json:
 
 def keeps(schema: Json) -> bool:
     """Whether `restore` has nothing to do for any answer: an object at the root, and every property required in every object."""
-    return not wrapped(schema) and not any(_optional(part) for part in _parts(schema))
+    return not wrapped(schema) and not any(_optional(part) for part in mappings(schema))
 
 
 def _optional(part: dict[str, Any]) -> bool:
@@ -63,7 +63,7 @@ def _optional(part: dict[str, Any]) -> bool:
     return isinstance(properties, dict) and not properties.keys() <= set(part.get("required", ()))
 
 
-def _parts(value: Json) -> Iterator[dict[str, Any]]:
+def mappings(value: Json) -> Iterator[dict[str, Any]]:
     """Every mapping in a schema, properties and keywords alike: reading one too many only costs a walk."""
     stack = [value]
     while stack:

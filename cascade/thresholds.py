@@ -68,7 +68,6 @@ class Thresholds:
     steps: tuple[Point, ...]
     chosen: int | None
     certificate: Mapping[str, Json] = field(default_factory=dict)
-    baseline: Mapping[str, Json] = field(default_factory=dict)
 
 
 def dumps(thresholds: Thresholds) -> bytes:
@@ -84,7 +83,7 @@ def loads(text: bytes) -> Thresholds:
             raise InputError(f'"format" is {row.get("format")!r}, this version reads {FORMAT}')
         scores = {name: _score(given) for name, given in row["scores"].items()}
         found = Thresholds(row["policy"], row["digests"], row["statement"], scores, tuple(_point(step) for step in row["steps"]),
-                           row["chosen"], row["certificate"], row["baseline"])
+                           row["chosen"], row["certificate"])
     except orjson.JSONDecodeError as err:
         raise InputError(f"not JSON: {err}") from err
     except (KeyError, TypeError, AttributeError) as err:

@@ -97,7 +97,7 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
               for name, f in zip(evidence.names, fits, strict=True)}
     steps = tuple(replace(one.point, seen=seen.count(evidence, one.cuts, one.scores, one.rows, one.point.gates)) for one in passed)
     thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, steps, chosen,
-                            _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)), _baseline(evidence))
+                            _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)))
     thresholds = replace(thresholds, statement=statement(thresholds))
     return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed,
                   None if passed else _missing(goal, declared, held), declared is not None)
@@ -313,11 +313,6 @@ def _certificate(evidence: Evidence, goal: Goal, reference: str, rows: int, test
             "min_accuracy": goal.min_accuracy, "max_cost": goal.max_cost, "rows_fit": int(evidence.fitting.sum()), "rows_certify": rows,
             "path": tested, "by": goal.by, "segments": segments.sizes(evidence, goal.by, _needed(evidence, goal)),
             "always_last_cost": float(evidence.cost[-1].mean())}
-
-
-def _baseline(evidence: Evidence) -> dict[str, object]:
-    return {name: {"hard_gates_passed": float(evidence.passed[k].mean()), "same_as_last": float(evidence.same[k].mean())}
-            for k, name in enumerate(evidence.names)}
 
 
 def statement(found: Thresholds) -> str:

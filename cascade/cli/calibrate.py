@@ -45,8 +45,9 @@ def calibrate(
       cascade calibrate policies/ticket.yaml trails.jsonl --reference premium --max-loss 0.05
 
     \b
-    A third of the rows (at least 100) fits scores and the path, the others certify. Exit code 1: nothing cheaper than the last tier
-    is certified (the file is written all the same, and says so).
+    The policy as declared is tested first, by all rows, if other models are asked beside a tier (agreement). A third of the rows (at least
+    100) fits learned policies, the others test these. Exit code 1: nothing cheaper than the last tier is certified (the file is written all
+    the same, and says so), or the rows are too few for any certificate (nothing is written, and the number missing is said).
     """
     try:
         import numpy  # noqa: F401
