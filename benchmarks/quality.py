@@ -51,7 +51,8 @@ VERDICT = 'schema: {type: object, properties: {winner: {enum: ["1", "2"]}}, requ
 
 @dataclass(frozen=True)
 class Task:
-    """A ladder over one file: tiers as (model, what has to agree with it), the last without."""
+    """A ladder over one file: tiers as (model, what has to agree with it), the last without. "then MODEL" is asked late, and "MODEL:form"
+    with another form of the prompt, where the data has one."""
 
     name: str
     file: str
@@ -65,8 +66,9 @@ class Task:
         for i, (model, others) in enumerate(self.tiers):
             gates = [hard] if hard else []
             for k, other in enumerate(others):
-                form = other.partition(":")  # another form of the prompt, where the data has one
+                form = other.removeprefix("then ").partition(":")
                 more = f", prompt: \"{form[2]} {{{{ prompt }}}}\"" if form[2] else ", fields: [answer]" if "answer:" in self.task else ""
+                more += ", late: true" if other.startswith("then ") else ""
                 gates.append(f"{{agreement: {{name: agrees{k}, with: data/{form[0]}{more}}}}}")
             tiers.append(f"  - {{name: t{i}, model: data/{model}, gates: [{', '.join(gates)}]}}")
         return POLICY.format(name=self.name, task=self.task, tiers="\n".join(tiers))
@@ -82,13 +84,15 @@ PALM, GPT4 = "PaLM2-text-bison-001", "gpt-4-0613"
 NUMBER, LITERAL, LETTER = ANSWER.format(compare="{number: {parse: true}}"), ANSWER.format(compare="{literal: {}}"), "compare: {$: letter}"
 TASKS = (
     Task("gsm", "gsm", NUMBER, ((MINI, (FLASH,)), (SONNET, ()))),
+    Task("gsm-then", "gsm", NUMBER, ((MINI, (FLASH, f"then {LLAMA}")), (SONNET, ()))),
     Task("gsm-two", "gsm", NUMBER, ((FLASH, ()), (MINI, (FLASH,)), (SONNET, ()))),
     Task("gsm-haiku", "gsm", NUMBER, ((HAIKU, (FLASH,)), (SONNET, ()))),
     Task("gsm-hopeless", "gsm", NUMBER, (("gemma-2-2b-it", ()), (FLASH, ()))),
     Task("crux", "crux", LITERAL, ((MINI, (FLASH,)), (GPT4O, ()))),
-    Task("crux-haiku", "crux", LITERAL, ((MINI, (FLASH, HAIKU)), (GPT4O, ()))),
-    Task("crux-llama", "crux", LITERAL, ((MINI, (FLASH, LLAMA)), (GPT4O, ()))),
+    Task("crux-haiku", "crux", LITERAL, ((MINI, (FLASH, f"then {HAIKU}")), (GPT4O, ()))),
+    Task("crux-llama", "crux", LITERAL, ((MINI, (FLASH, f"then {LLAMA}")), (GPT4O, ()))),
     Task("mmlu", "mmlu_pro", LETTER, (("gemini-1.5-flash-002", (LLAMA,)), ("gpt-4o-2024-05-13", ()))),
+    Task("mmlu-then", "mmlu_pro", LETTER, (("gemini-1.5-flash-002", (LLAMA, "then gemini-1.5-pro-002")), ("gpt-4o-2024-05-13", ()))),
     Task("mmlu-pro", "mmlu_pro", LETTER, (("gemini-1.5-flash-002", (LLAMA,)), ("gemini-1.5-pro-002", (LLAMA,)), ("gpt-4o-2024-05-13", ()))),
     Task("llmbar", "judge_llmbar", VERDICT, ((PALM, (f"{PALM}:swapped", f"{PALM}:CoT")), (GPT4, ()))),
 )
@@ -141,7 +145,7 @@ def subset(evidence: Evidence, at: np.ndarray, fit: int) -> Evidence:
     fitting[:fit] = True
     return replace(
         evidence, ids=tuple(evidence.ids[i] for i in at), inputs=(), passed=evidence.passed[:, at], same=evidence.same[:, at],
-        right=evidence.right[:, at], declared=evidence.declared[:, at], call_cost=evidence.call_cost[:, at], fitting=fitting,
+        right=evidence.right[:, at], declared=evidence.declared[:, at], reached=evidence.reached[:, at], call_cost=evidence.call_cost[:, at], fitting=fitting,
         value=tuple(tuple(tier[i] for i in at) for tier in evidence.value),
         signals=tuple(tuple(tier[i] for i in at) for tier in evidence.signals))  # fmt: skip
 
@@ -154,10 +158,13 @@ class Held:
     delta: float
 
 
-def look(evidence: Evidence, fits: Any, cuts: path.Cuts, at: np.ndarray) -> Held:
+def look(evidence: Evidence, fits: Any, rungs: path.Rungs, at: np.ndarray) -> Held:
     """A policy on the rows `at`."""
-    scores = [fit.predict([evidence.signals[k][i] for i in at]) for k, fit in enumerate(fits)]
-    return _held(evidence, path.serve(cuts, scores, evidence, at), at)
+    scores = []
+    for k, stages in enumerate(fits):
+        signals = [evidence.signals[k][i] for i in at]
+        scores.append(np.array([fit.predict(learn._known(signals, evidence.late[k][stage:])) for stage, fit in enumerate(stages)]))
+    return _held(evidence, path.serve(rungs, scores, evidence, at), at)
 
 
 def _held(evidence: Evidence, served: path.Served, at: np.ndarray) -> Held:
@@ -179,13 +186,13 @@ def tuned(evidence: Evidence, repeats: int, folds: int = 5) -> list[Held]:
             train = np.setdiff1d(order, test)
             part = subset(evidence, train, len(train))
             fits, oof, _ = learn._scores(part, "gold")
-            cuts = path.find(part, oof, np.arange(len(train)), learn._risk(part, oof))
-            loss = learn._loss(part, "gold")
-            served = [path.serve(c, oof, part) for c in cuts]
+            found_path = path.find(part, oof, np.arange(len(train)), learn._risk(part, oof))
+            loss, ladder = learn._loss(part, "gold"), path.Ladder(part, oof)
+            served = [ladder.serve(rungs) for rungs in found_path]
             change = [-loss[s.tier, np.arange(len(train))].mean() for s in served]
             for least, helds in found.items():
-                good = [i for i in range(len(cuts)) if change[i] >= least - 1e-12] or [0]
-                helds.append(look(evidence, fits, cuts[min(good, key=lambda i: served[i].cost.mean())], test))
+                good = [i for i in range(len(found_path)) if change[i] >= least - 1e-12] or [0]
+                helds.append(look(evidence, fits, found_path[min(good, key=lambda i: served[i].cost.mean())], test))
     return [Held(float(np.mean([h.saving for h in helds])), float(np.mean([h.delta for h in helds]))) for helds in found.values()]
 
 
@@ -206,12 +213,12 @@ def certified(evidence: Evidence, n: int, loss: float, repeats: int) -> tuple[fl
             savings.append(0.0)
             continue
         point = result.chosen.point
-        cuts = tuple(point.thresholds.values())
         if point.gates is None:
             fits, _, _ = learn._scores(part, "gold")
-            held = look(evidence, fits, cuts, np.arange(total))
+            held = look(evidence, fits, learn.rungs(point, part), np.arange(total))
         else:
-            held = _held(evidence, path.serve(cuts, list(evidence.declared[:-1].astype(float)), evidence), np.arange(total))
+            asked = [point.thresholds[name] is not None for name in evidence.names]
+            held = _held(evidence, path.Ladder(evidence, ()).as_declared(asked), np.arange(total))
         savings.append(held.saving)
         broken += held.delta < -loss - 1e-12
     return float(np.mean(savings)), broken / repeats
@@ -244,7 +251,7 @@ def _page(folder: Path, repeats: int, only: str | None) -> Iterator[str]:
         everything = np.arange(len(evidence.ids))
         lower = len(task.tiers) - 1
         declared = learn._declared(evidence)
-        blunt = [_held(evidence, path.serve(tuple(0.0 if i == k else None for i in range(lower)), [], evidence), everything) for k in range(lower)]
+        blunt = [_held(evidence, path.serve(tuple(path.Rung(0.0) if i == k else None for i in range(lower)), [], evidence), everything) for k in range(lower)]
         curve = [*tuned(evidence, 4), *blunt, *([] if declared is None else [_held(evidence, declared.served, everything)])]
         level, point, blind = at(curve, 0.0), at(curve, -0.01), at(tuned(_without_votes(evidence), 4), -0.01)
         cheap = blunt[-1]
@@ -271,7 +278,7 @@ def _without_votes(evidence: Evidence) -> Evidence:
     """The same ladder whose gates ask no other model: neither paid nor known."""
     votes = {gate.name for tier in evidence.policy.tiers for gate in tier.gates if gate.asks}
     kept = tuple(tuple({name: x for name, x in row.items() if name.partition(".")[0] not in votes} for row in tier) for tier in evidence.signals)
-    mine = tuple(numbers[: facts.OWN] for numbers in evidence.calls)
+    mine = tuple((stages[0][: facts.OWN], *((),) * (len(stages) - 1)) for stages in evidence.calls)
     return replace(evidence, signals=kept, calls=mine)
 
 
@@ -297,7 +304,7 @@ confidence; one that certifies nothing counts as 0. "Violations" is the share of
 whole file, the largest over n; the largest n that a file allows is repeated {repeats} times.
 
 In `llmbar` the answers are verdicts of judges (which of two outputs is better) against people's; PaLM 2 is asked in both orders and once more with
-a chain of thought, GPT-4 is the last tier.
+a chain of thought, GPT-4 is the last tier. In `gsm-then`, `mmlu-then`, `crux-haiku` and `crux-llama` a second voter is asked late.
 """
 BESIDE = """
 ## Beside others

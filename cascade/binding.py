@@ -51,4 +51,5 @@ def _tier(policy: Policy, tier: Tier) -> list[object]:
 
 
 def _gate(gate: Gate) -> list[object]:
-    return [gate.kind, None if gate.asks else gate.threshold, prompts.by_content(gate.options)]
+    options = {key: value for key, value in gate.options.items() if key != "late"}  # when it is asked changes no answer
+    return [gate.kind, None if gate.asks else gate.threshold, prompts.by_content(options)]

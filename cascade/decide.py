@@ -45,12 +45,13 @@ def _after_answer(policy: Policy, trail: Sequence[Event], tried: Tried) -> Step:
 
 
 def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> Step:
-    """Passed (or only advisory): the next gate, or accepted. Not passed: the whole if only a part was asked, a repair while it may help,
-    else climb."""
+    """Passed (or only advisory): the next gate, or accepted, at the last one or at a score that is enough for that. Not passed: the whole
+    if only a part was asked, a repair while it may help, else climb."""
     tier = policy.tier(checked.tier)
     at = next(i for i, gate in enumerate(tier.gates) if gate.name == checked.gate)
     if checked.passed or tier.gates[at].advisory:
-        return Check(tier.name, tier.gates[at + 1].name) if at + 1 < len(tier.gates) else Finish("accepted", answered(trail))
+        done = at + 1 == len(tier.gates) or tier.gates[at].accepts(checked.score)
+        return Finish("accepted", answered(trail)) if done else Check(tier.name, tier.gates[at + 1].name)
     if partial_tier(trail) == tier.name:
         return Try(tier.name)  # what is wrong may stand in what it was not asked for
     if may_repair(trail, tier, at, checked):

@@ -96,7 +96,8 @@ async def shadow(ladder: Ladder, inputs: Mapping[str, Json], *, id: str | None =
     started = time.perf_counter()
     policy, purse = ladder.policy, _own_purse(ladder.policy)
     alone = [replace(ladder, policy=replace(policy, tiers=(tier,))) for tier in policy.tiers]
-    climbs = [_Climb(one, inputs, (), explore, purse, policy.deadline) for one in alone]
+    heard: dict[Call, Answer] = {}
+    climbs = [_Climb(one, inputs, (), explore, purse, policy.deadline, heard) for one in alone]
     tasks = [asyncio.create_task(climb.outcome(id)) for climb in reversed(climbs)]
     try:
         ends = (await asyncio.gather(*tasks))[::-1]
@@ -175,7 +176,7 @@ class _Climb:
     """One request on its way: the trail so far, and the gates' early calls in flight."""
 
     def __init__(self, ladder: Ladder, inputs: Mapping[str, Json], seed: Sequence[Event], rule: Rule = decide, purse: Purse | None = None,
-                 deadline: float | None = None) -> None:
+                 deadline: float | None = None, heard: dict[Call, Answer] | None = None) -> None:
         self.ladder = ladder
         self.policy = ladder.policy
         self.rule = rule
@@ -191,7 +192,7 @@ class _Climb:
         self.case: Case | None = None
         self.size = 0  # of the case's value: see signals.of_answer
         self.values: dict[int, Json] = {}
-        self.heard: dict[Call, Answer] = {}  # answers of gates' calls: a repaired answer is measured against the same votes
+        self.heard = {} if heard is None else heard  # every answer: a repaired one is measured against the same votes
         self.early: dict[Call, asyncio.Task[tuple[Tried | Failed, Answer | Exception]]] = {}
         own = purse or _own_purse(ladder.policy)
         if own is not None and seed:
@@ -280,14 +281,14 @@ class _Climb:
 
     async def _answer(self, call: Call, tier: Tier, repair: int, part: tuple[str, ...] = ()) -> None:
         self.case = None
-        known = None if self.exploring else self.heard.get(call)  # in a recording each tier shows what it costs alone
+        known = self.heard.get(call)
         if known is not None:
             self.trail.append(Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
                                     signals=known.signals, part=part))
             return
         event, result = await self._ask(call, tier, None, repair)
         self.trail.append(replace(event, part=part) if part and isinstance(event, Tried) else event)
-        if isinstance(result, Answer) and not self.exploring:
+        if isinstance(result, Answer):
             self.heard[call] = result  # a gate above that wants this model's vote has it
 
     async def _ask(self, call: Call, tier: Tier, gate: str | None, repair: int = 0) -> tuple[Tried | Failed, Answer | Exception]:
@@ -346,7 +347,7 @@ class _Climb:
     async def _check(self, step: Check) -> None:
         ladder, tier = self.ladder, self.policy.tier(step.tier)
         gate = next(g for g in tier.gates if g.name == step.gate)
-        enough = None if self.exploring or gate.advisory else gate.threshold
+        enough = None if self.exploring else gate.enough
         case = self._with_signals(self.case or self._case(tier), enough)
         votes: list[Tried | Failed | None] = []
 

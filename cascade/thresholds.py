@@ -40,6 +40,8 @@ class Seen:
 @dataclass(frozen=True)
 class Point:
     """One policy: a threshold for each tier below the last, None = this tier is not asked at all, 0 = no other model is asked about it.
+    `before` (by tier and gate): the P(right) below which the request climbs without asking that gate, and the one from which the answer is
+    accepted without it (None: never).
 
     `gates` (by tier: gate and threshold) are those of the policy as it was declared: then they decide, and no score does. `harm` and
     `benefit` are of `rows` rows that had no say in it; `p` is the exact p-value; `cost_per_request` is in dollars on all rows. `seen` is
@@ -55,11 +57,13 @@ class Point:
     certified: bool
     seen: Mapping[str, Seen] = field(default_factory=dict)
     gates: Mapping[str, Mapping[str, float]] | None = None
+    before: Mapping[str, Mapping[str, tuple[float, float | None]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A calibration's result. `chosen` is an index into `steps` (safest first), None: call the last tier. `statement` is for people."""
+    """A calibration's result. `chosen` is an index into `steps` (safest first), None: call the last tier. `statement` is for people.
+    `before` (by tier and gate) are the scores that decide whether that gate is asked; `scores` by tier decide at last."""
 
     policy: str
     digests: Mapping[str, str]
@@ -68,6 +72,7 @@ class Thresholds:
     steps: tuple[Point, ...]
     chosen: int | None
     certificate: Mapping[str, Json] = field(default_factory=dict)
+    before: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
 
 
 def dumps(thresholds: Thresholds) -> bytes:
@@ -83,7 +88,8 @@ def loads(text: bytes) -> Thresholds:
             raise InputError(f'"format" is {row.get("format")!r}, this version reads {FORMAT}')
         scores = {name: _score(given) for name, given in row["scores"].items()}
         found = Thresholds(row["policy"], row["digests"], row["statement"], scores, tuple(_point(step) for step in row["steps"]),
-                           row["chosen"], row["certificate"])
+                           row["chosen"], row["certificate"],
+                           {tier: {gate: _score(given) for gate, given in gates.items()} for tier, gates in row.get("before", {}).items()})
     except orjson.JSONDecodeError as err:
         raise InputError(f"not JSON: {err}") from err
     except (KeyError, TypeError, AttributeError) as err:
@@ -101,17 +107,29 @@ def _point(given: Mapping[str, Any]) -> Point:
     seen = {name: Seen(**value) for name, value in given.get("seen", {}).items()}
     if not all(0 <= value.total <= value.rows for value in seen.values()):
         raise TypeError("seen: a total is between 0 and its rows")
-    return Point(**{**given, "seen": seen})
+    before = {tier: {gate: (floor, sure) for gate, (floor, sure) in gates.items()} for tier, gates in given.get("before", {}).items()}
+    if not all(_probability(floor) and (sure is None or (_probability(sure) and floor < sure)) for gates in before.values()
+               for floor, sure in gates.values()):  # fmt: skip
+        raise TypeError("before: two probabilities each, the lower one first")
+    return Point(**{**given, "seen": seen, "before": before})
+
+
+def _probability(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= 1
 
 
 def _check(found: Thresholds) -> None:
-    for name, score in found.scores.items():
+    early = {f"{tier}: {gate}": score for tier, gates in found.before.items() for gate, score in gates.items()}
+    for name, score in {**found.scores, **early}.items():
         sizes = {len(score.signals), len(score.mean), len(score.scale), len(score.weights)}
         numbers = (*score.mean, *score.scale, *score.weights, score.intercept)
         if len(sizes) != 1 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or 0 in score.scale:
             raise InputError(f"scores.{name}: not the numbers of one regression")
     if found.chosen is not None and not (isinstance(found.chosen, int) and 0 <= found.chosen < len(found.steps)):
         raise InputError(f"chosen is {found.chosen!r}, and there are {len(found.steps)} steps")
+    for step in found.steps:
+        if lacking := [gate for tier, gates in step.before.items() for gate in gates if gate not in found.before.get(tier, {})]:
+            raise InputError(f"before: there is no score for {lacking[0]}")
 
 
 def problems(policy: Policy, thresholds: Thresholds) -> list[str]:
@@ -124,7 +142,8 @@ def problems(policy: Policy, thresholds: Thresholds) -> list[str]:
 def apply(policy: Policy, thresholds: Thresholds, point: int | None = -1) -> Policy:
     """The policy with the thresholds of a step (default: the chosen one; None: only the last tier) in place.
 
-    Of a learned step, gates that ask models only advise, and a last gate weighs all signals. Tiers that are never to be asked are left out.
+    Of a learned step, gates that ask models only advise, and a last gate weighs all signals; one before a late gate may do so, too, on what is
+    known by then. Tiers that are never to be asked are left out.
     The caller takes care of the digest.
     """
     at = thresholds.chosen if point == -1 else point
@@ -134,7 +153,7 @@ def apply(policy: Policy, thresholds: Thresholds, point: int | None = -1) -> Pol
     if step.gates is not None:
         tiers = [_declared(tier, step.gates[tier.name]) for tier in policy.tiers[:-1] if tier.name in step.gates]
     else:
-        tiers = [_scored(tier, thresholds.scores[tier.name], cut) for tier in policy.tiers[:-1]
+        tiers = [_scored(tier, thresholds, step, cut) for tier in policy.tiers[:-1]
                  if (cut := step.thresholds.get(tier.name)) is not None and tier.name in thresholds.scores]
     return replace(policy, tiers=(*tiers, policy.tiers[-1]))
 
@@ -143,9 +162,22 @@ def _declared(tier: Tier, thresholds: Mapping[str, float]) -> Tier:
     return replace(tier, gates=tuple(replace(gate, threshold=thresholds.get(gate.name, gate.threshold)) for gate in tier.gates))
 
 
-def _scored(tier: Tier, score: Score, cut: float) -> Tier:
+def _scored(tier: Tier, thresholds: Thresholds, step: Point, cut: float) -> Tier:
+    """Rules first, then what is asked beside the tier, then what is asked when its turn comes: in the order in which it was learned."""
+    rules = [gate for gate in tier.gates if not gate.asks]
     if cut == 0:
-        return replace(tier, gates=tuple(gate for gate in tier.gates if not gate.asks))
+        return replace(tier, gates=tuple(rules))
+    before, late = step.before.get(tier.name, {}), tier.late
+    asking = [replace(gate, advisory=True, accept_at=None) for gate in tier.gates if gate.asks]
+    gates = [*rules, *(gate for gate in asking if gate.name not in late)]
+    for gate in (gate for gate in asking if gate.name in late):
+        if gate.name in before:
+            floor, sure = before[gate.name]
+            gates.append(_weighing(f"{GATE}.{gate.name}", thresholds.before[tier.name][gate.name], floor, sure))
+        gates.append(gate)
+    return replace(tier, gates=(*gates, _weighing(GATE, thresholds.scores[tier.name], cut)))
+
+
+def _weighing(name: str, score: Score, threshold: float, accept_at: float | None = None) -> Gate:
     options: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(score).items()}
-    weighed = Gate(GATE, GATE, cut, options)
-    return replace(tier, gates=(*(replace(gate, advisory=gate.asks) for gate in tier.gates), weighed))
+    return Gate(name[:80], GATE, threshold, options, accept_at=accept_at)

@@ -193,7 +193,7 @@ class Gate:
 
     `repairable`: its reasons help the same model to mend its answer. `advisory`: its score and signals are written down and the next
     gate follows whatever they say, because a calibrated gate after it weighs them. `asks`: it asks models, so its threshold is
-    learned and is no rule of the task.
+    learned and is no rule of the task. `accept_at`: a score as high as this accepts the answer at once, and no gate after it is asked.
     """
 
     name: str
@@ -203,6 +203,21 @@ class Gate:
     repairable: bool = False
     advisory: bool = False
     asks: bool = False
+    accept_at: float | None = None
+
+    @property
+    def enough(self) -> float | None:
+        """The score that passes, where nobody looks how far above or below it the answer lies; None where that is of interest."""
+        return None if self.advisory or self.accept_at is not None else self.threshold
+
+    @property
+    def early(self) -> bool:
+        """Whether its calls are made beside the tier's own."""
+        return self.kind == "agreement" and not self.options.get("late")
+
+    def accepts(self, score: float | None) -> bool:
+        """Whether this score accepts the answer at once."""
+        return self.accept_at is not None and score is not None and score >= self.accept_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +234,11 @@ class Tier:
     max_tokens: int = 1024
     timeout: float = 60.0
     retries: int = 2
+
+    @property
+    def late(self) -> tuple[str, ...]:
+        """The gates that ask models when their turn comes, in that order."""
+        return tuple(gate.name for gate in self.gates if gate.asks and not gate.early)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ SMALL = Tier("small", "p/s", (SCHEMA, JUDGE), repair=1)
 MIDDLE = Tier("middle", "p/m", (SCHEMA, JUDGE))
 BIG = Tier("big", "p/b", (SCHEMA,))
 TRUST = Tier("trust", "p/t")
+SURE = Tier("sure", "p/q", (SCHEMA, replace(JUDGE, accept_at=0.9), Gate("second", "judge", 0.5)))
 WEIGHED = Tier("weighed", "p/w", (SCHEMA, replace(JUDGE, advisory=True), Gate("calibrated", "calibrated", 0.7)))
 
 
@@ -147,6 +148,12 @@ TABLE = [
          Finish("flagged", 0, "budget")),
     Case("refused and then out of money is a failure, not a refusal", policy(refusal="next"),
          [tried(S, "refusal"), failed(M, "budget")], Finish("failed", None, "budget")),
+    Case("a score high enough is acceptance, and the gates after it are not asked", policy(SURE, BIG),
+         [tried("sure"), ok("sure"), Checked("sure", "judge", 0.9, 0.8, True)], Finish("accepted", 0)),
+    Case("a score that passes and is not as high leads to the next gate", policy(SURE, BIG),
+         [tried("sure"), ok("sure"), Checked("sure", "judge", 0.89, 0.8, True)], Check("sure", "second")),
+    Case("a score below the threshold is no acceptance, whatever else is declared", policy(SURE, BIG),
+         [tried("sure"), ok("sure"), no("sure", "judge", 0.79)], Try(B)),
     Case("an advisory gate that fails leads to the next one all the same", policy(WEIGHED, BIG),
          [tried("weighed"), ok("weighed"), no("weighed", "judge")], Check("weighed", "calibrated")),
     Case("an advisory gate that could not tell leads to the next one too", policy(WEIGHED, BIG),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -18,11 +19,13 @@ from typer.testing import CliRunner
 from cascade import Cascade, thresholds
 from cascade.calibrate import labels, learn, path, region, score
 from cascade.calibrate.evidence import Evidence, gather
+from cascade.calibrate.path import Rung
 from cascade.cli.app import app
 from cascade.errors import InputError, PolicyError
+from cascade.outcome import Outcome
 from cascade.policy import load
 from cascade.recording import UNKNOWN, Recording, to_line
-from cascade.types import Answer, CacheSettings, Call, Policy, Usage
+from cascade.types import Answer, Ask, CacheSettings, Call, Policy, Tried, Usage
 
 POLICY = """
 version: 1
@@ -126,10 +129,8 @@ def test_one_kind_of_label_gives_a_constant_short_of_certainty() -> None:
 # ---------------------------------------------------------------- from recordings to a certificate
 
 
-def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = POLICY) -> list[tuple[str, Recording]]:
-    """The engine's own recordings of a task where `wrong(model, i)` says who errs."""
-    file = tmp_path / "sums.yaml"
-    file.write_text(policy)
+def answering(wrong: Wrong) -> Ask:
+    """Models of which `wrong(model, i)` says whether they err."""
 
     async def ask(call: Call) -> Answer:
         i = int(call.messages[-1].content.split()[1])
@@ -137,7 +138,14 @@ def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, polic
         value = i + 7 * (1 + len(model)) if wrong(model, i) else i
         return Answer(f'{{"answer": {value}}}', usage=Usage(10, 5), cost_usd=COST[model], model=call.model)
 
-    cascade = Cascade(load(str(file), calibrated=False), ask=ask, cache=CacheSettings(backend="off"))
+    return ask
+
+
+def recordings(tmp_path: Path, rows: int, wrong: Wrong, gold: bool = True, policy: str = POLICY) -> list[tuple[str, Recording]]:
+    """The engine's own recordings."""
+    file = tmp_path / "sums.yaml"
+    file.write_text(policy)
+    cascade = Cascade(load(str(file), calibrated=False), ask=answering(wrong), cache=CacheSettings(backend="off"))
 
     async def all_of_them() -> list[Recording]:
         return [Recording(await cascade.arecord({"question": str(i)}, id=str(i)), {"question": str(i)}, {"answer": i} if gold else UNKNOWN,
@@ -229,9 +237,9 @@ def test_a_call_that_two_tiers_make_is_paid_once(tmp_path: Path) -> None:
     found = evidence(tmp_path, 30, sometimes, policy=surer)
     alone = [0.002, 0.003, 0.03]
     assert found.cost[:, 0].tolist() == pytest.approx(alone)
-    never = [np.zeros(30), np.zeros(30)]
-    assert path.serve((0.5, 0.5), never, found).cost.tolist() == pytest.approx([0.002 + 0.001 + 0.03] * 30)
-    assert path.serve((None, 0.5), never, found).cost.tolist() == pytest.approx([0.003 + 0.03] * 30)
+    never = [np.zeros((1, 30)), np.zeros((1, 30))]
+    assert path.serve((Rung(0.5), Rung(0.5)), never, found).cost.tolist() == pytest.approx([0.002 + 0.001 + 0.03] * 30)
+    assert path.serve((None, Rung(0.5)), never, found).cost.tolist() == pytest.approx([0.003 + 0.03] * 30)
 
 
 def test_the_best_below_a_cost_promises_nothing(tmp_path: Path) -> None:
@@ -280,6 +288,81 @@ def test_wrong_labels_are_told_with_their_line(text: str, says: str) -> None:
         labels.read(text, "to_label.csv")
 
 
+# ---------------------------------------------------------------- late gates
+
+LATE = POLICY.replace("{agreement: {with: p/other, threshold: 1.0}}", "{agreement: {with: p/other}}, {agreement: {name: second, with: p/tiny, late: true}}")
+
+
+def draws(model: str, i: int) -> bool:
+    """Models that err each in its own way, and together on hard questions."""
+    hard = random.Random(i).random() < 0.3
+    return random.Random(f"{model} {i}").random() < {"p/small": 0.2, "p/other": 0.25, "p/tiny": 0.3, "p/big": 0.02}[model] * (2 if hard else 0.5)
+
+
+def test_what_may_be_decided_before_a_late_gate_is_learned_and_the_engine_does_what_calibration_counted(tmp_path: Path) -> None:
+    rows = recordings(tmp_path, 300, draws, policy=LATE)
+    declared = load(str(tmp_path / "sums.yaml"), calibrated=False)
+    found = learn.calibrate(gather(declared, rows), learn.Goal(max_cost=0.03))
+    steps = [i for i, step in enumerate(found.thresholds.steps) if step.before]
+    assert {tuple(limits) for i in steps for limits in found.thresholds.steps[i].before.values()} == {("second",)}
+    again = thresholds.loads(thresholds.dumps(found.thresholds))
+    served = {}
+    for i in steps[:: max(1, len(steps) // 5)]:
+        policy = thresholds.apply(declared, again, i)
+        assert [gate.name for gate in policy.tiers[0].gates] == ["schema", "agreement", "calibrated.second", "second", "calibrated"]
+        point = again.steps[i]
+        ladder = path.Ladder(found.evidence, found.scores).serve(learn.rungs(point, found.evidence))
+        assert point.cost_per_request == pytest.approx(ladder.cost.mean())
+        outcomes = {id: asked(policy, id) for id in found.evidence.ids[:60]}
+        assert [outcomes[id].tier for id in found.evidence.ids[:60]] == [policy.tiers[k].name for k in ladder.tier[:60]]
+        assert [float(outcomes[id].cost_usd or 0) for id in found.evidence.ids[:60]] == pytest.approx(ladder.cost[:60].tolist())
+        served[i] = sum(any(isinstance(e, Tried) and e.gate == "second" for e in o.trail) for o in outcomes.values())
+    assert served and min(served.values()) < 60, "some requests are spared the late vote"
+
+
+def asked(policy: Policy, question: str) -> Outcome:
+    return asyncio.run(Cascade(policy, ask=answering(draws), cache=CacheSettings(backend="off")).arun({"question": question}))
+
+
+def test_a_tier_is_a_sequential_test(tmp_path: Path) -> None:
+    scores = np.array([[0.1, 0.4, 0.4, 0.9, 0.4], [0.9, 0.9, 0.2, 0.1, 0.9]])
+    cost = np.array([[1.0] * 5, [10.0] * 5, [100.0] * 5])
+    given = replace(evidence(tmp_path, 2, draws, policy=LATE), passed=np.array([[True, True, True, True, False], [True] * 5]), call_cost=cost, calls=(((0,), (1,)), ((2,),)),
+                    declared=np.ones((2, 5), bool), reached=np.ones((2, 5), np.int8))  # fmt: skip
+    served = path.serve((Rung(0.5, ((0.2, 0.8),)),), [scores], given)
+    assert served.tier.tolist() == [1, 0, 1, 0, 1], "too low before; enough at last; too low at last; enough before; a rule failed"
+    assert served.cost.tolist() == [101.0, 11.0, 111.0, 1.0, 101.0]
+    assert served.stages.tolist() == [[1, 2, 2, 1, 1], [1, 0, 1, 0, 1]]
+
+
+def test_limits_before_a_late_gate_must_be_two_probabilities(tmp_path: Path) -> None:
+    found = learn.calibrate(evidence(tmp_path, 300, draws, policy=LATE), learn.Goal(max_cost=0.03)).thresholds
+    step = next(step for step in found.steps if step.before)
+    wrong = [replace(step, before={"small": {"second": (0.7, 0.3)}}), replace(step, before={"small": {"second": (-1, None)}}),
+             replace(step, before={"small": {"third": (0.1, None)}})]  # fmt: skip
+    for bad, says in zip(wrong, ["two probabilities", "two probabilities", "there is no score for third"], strict=True):
+        with pytest.raises(InputError, match=says):
+            thresholds.loads(thresholds.dumps(replace(found, steps=(bad,), chosen=None)))
+
+
+def test_a_call_that_two_tiers_make_is_recorded_as_it_is_served(tmp_path: Path) -> None:
+    """Models that never say the same twice: what is a vote below, and the tier's own answer above, is one answer."""
+    (tmp_path / "sums.yaml").write_text(POLICY.replace("  - {name: big", "  - {name: other, model: p/other, gates: [schema, {agreement: {with: p/small}}]}\n  - {name: big"))
+    policy, said = load(str(tmp_path / "sums.yaml")), iter(range(1000))
+
+    async def ask(call: Call) -> Answer:
+        return Answer(f'{{"answer": {next(said)}}}', usage=Usage(10, 5), cost_usd=COST[call.model], model=call.model)
+
+    for settings in (policy, replace(policy, shadow=1.0)):
+        cascade = Cascade(settings, ask=ask, cache=CacheSettings(backend="off"))
+        outcome = asyncio.run(cascade.arecord({"question": "1"}, id="1") if settings is policy else cascade.arun({"question": "1"}))
+        texts = {model: {e.text for e in outcome.trail if isinstance(e, Tried) and e.model == model} for model in COST}
+        assert [len(texts[model]) for model in ("p/small", "p/other", "p/big")] == [1, 1, 1], settings.shadow
+        assert outcome.cost_usd == COST["p/small"] + COST["p/other"] + COST["p/big"]
+        found = gather(policy, [("x:1", Recording(outcome, {"question": "1"}, UNKNOWN, cascade.digests))])
+        assert found.cost[:, 0].tolist() == pytest.approx([0.002, 0.002, 0.03]), "each tier with its gates, when it is asked alone"
+
+
 # ---------------------------------------------------------------- the file, and what it is bound to
 
 
@@ -306,7 +389,8 @@ def test_from_recordings_to_a_policy_that_serves_by_its_certificate(tmp_path: Pa
     checked = CliRunner().invoke(app, ["check", "sums.yaml"])
     assert checked.exit_code == 0, checked.output
     policy = load("sums.yaml")
-    assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates] == [("schema", False), ("consistency", True), ("calibrated", False)]
+    assert [(gate.name, gate.advisory) for gate in policy.tiers[0].gates if gate.name != "calibrated.consistency"] == [
+        ("schema", False), ("consistency", True), ("calibrated", False)]
 
     async def ask(call: Call) -> Answer:
         i = int(call.messages[-1].content.split()[1])
@@ -475,12 +559,12 @@ def world(policy: Policy, n: int, agree_wrong: float, seed: int) -> Evidence:
     last = rng.random(n) < 0.98
     hint = rng.normal(size=n) + 0.8 * right
     signals = tuple({"agreement.score": float(a), "answer.hint": float(h)} for a, h in zip(agree, hint, strict=True))
-    calls = np.array([[0.001] * n, [0.0] * n, [0.001] * n, [0.0] * n, [0.03] * n, [0.0] * n])
+    calls = np.array([[0.001] * n, [0.0] * n, [0.001] * n, [0.03] * n, [0.0] * n])
     fitting = np.arange(n) < max(n // 3, 100)
     everything = np.ones(n, bool)
     return Evidence(policy, tuple(map(str, range(n))), ({},) * n, ((1,) * n, (1,) * n), (signals, ({},) * n), np.array([everything, everything]),
                     np.array([right == last, everything]), np.array([right, last]).astype(np.int8), np.array([agree, everything]),
-                    ((0, 1, 2, 3), (4, 5)), calls, fitting)
+                    np.ones((2, n), np.int8), (((0, 1, 2),), ((3, 4),)), calls, fitting)
 
 
 def probability(score: thresholds.Score, columns: dict[str, np.ndarray]) -> np.ndarray:
@@ -500,9 +584,9 @@ def test_the_promise_is_broken_in_no_more_calibrations_than_it_says(tmp_path: Pa
         if found.chosen is None:
             continue
         certified += 1
-        scores = ([population.declared[0].astype(float)] if found.chosen.point.gates is not None
-                  else [probability(found.thresholds.scores["small"], columns)])
-        tier = path.serve(found.chosen.cuts, scores, population).tier
+        ladder = path.Ladder(population, [probability(found.thresholds.scores["small"], columns)[None]])
+        point = found.chosen.point
+        tier = (ladder.serve(learn.rungs(point, population)) if point.gates is None else ladder.as_declared([True])).tier
         lost = (population.right[-1] - population.right[tier, np.arange(20_000)].astype(float)).mean()
         broken += lost > 0.05
     assert broken <= binom.ppf(0.999, calibrations, 0.05)

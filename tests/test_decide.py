@@ -24,7 +24,8 @@ def test_decision(case: Case) -> None:
 MUTANTS = [
     ("starts at the last tier", "return Try(policy.tiers[0].name)", "return Try(policy.tiers[-1].name)"),
     ("skips the first gate", "return Check(tried.tier, gates[0].name)", "return Check(tried.tier, gates[-1].name)"),
-    ("accepts before the last gate", "if at + 1 < len(tier.gates) else", "if at + 2 < len(tier.gates) else"),
+    ("accepts before the last gate", "at + 1 == len(tier.gates) or", "at + 2 == len(tier.gates) or"),
+    ("asks on where the score is high enough", " or tier.gates[at].accepts(checked.score)", ""),
     ("repairs for ever", "repairs_of(trail, tier.name) < tier.repair", "repairs_of(trail, tier.name) <= tier.repair"),
     ("never repairs", "repairs_of(trail, tier.name) < tier.repair", "False"),
     ("repairs what cannot be repaired", "tier.gates[at].repairable and ", ""),

@@ -158,6 +158,24 @@ def test_a_vote_nobody_waited_for_is_paid_and_in_the_trail() -> None:
     assert outcome.cost_usd == Decimal("0.00012") * 2 + Decimal("0.0012")
 
 
+def test_a_late_vote_is_asked_only_when_the_gates_before_it_have_passed() -> None:
+    late = gated("{agreement: {with: openai/other, late: true}}")
+    models = Models(small=GOOD, other=GOOD, big=GOOD)
+    assert answer(ladder(late, models)).tier == "small"
+    assert models.asked() == ["small", "other"]
+    models = Models(small=BAD, other=GOOD, big=GOOD)
+    assert answer(ladder(late, models)).cost_usd == Decimal("0.00012") + Decimal("0.0012")
+    assert models.asked() == ["small", "big"]
+
+
+def test_a_score_that_is_enough_spares_the_gates_after_it() -> None:
+    gates = "{agreement: {with: openai/other, threshold: 0, accept_at: 1}}, {agreement: {name: second, with: openai/third, late: true}}"
+    agreeing, differing = Models(small=GOOD, other=GOOD, third=GOOD, big=GOOD), Models(small=GOOD, other=OTHER, third=GOOD, big=GOOD)
+    assert verdicts(answer(ladder(gated(gates), agreeing))) == [("small", "schema", True), ("small", "agreement", True)]
+    assert "third" not in agreeing.asked()
+    assert verdicts(answer(ladder(gated(gates), differing)))[1:] == [("small", "agreement", True), ("small", "second", True)]
+
+
 def judged(score: float) -> Any:
     def judge(call: Call) -> str:
         import re

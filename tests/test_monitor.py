@@ -23,7 +23,7 @@ from test_calibrate import COST, POLICY, cheap_ones_err, evidence
 from test_cli import Cli, cli  # noqa: F401  # a fixture
 
 from cascade import Cascade, thresholds
-from cascade.calibrate import learn, seen
+from cascade.calibrate import learn, path, seen
 from cascade.errors import InputError
 from cascade.monitor import eprocess, expect, observe
 from cascade.monitor.live import MEMORY, Monitor, state_file
@@ -772,7 +772,8 @@ def test_scores_are_counted_of_answers_that_passed_the_other_gates(tmp_path: Pat
     given = evidence(tmp_path, 30, cheap_ones_err)
     passed = given.passed.copy()
     passed[0, :10] = False
-    counted_ = seen.count(replace(given, passed=passed), (0.5,), [np.linspace(0, 1, 30)], np.arange(30))
+    served = path.Ladder(replace(given, passed=passed), [np.linspace(0, 1, 30)[None]]).serve((path.Rung(0.5),))
+    counted_ = seen.count(replace(given, passed=passed), served, np.arange(30), step(30, cut=0.5))
     assert (counted_["small: gates passed"], counted_["small: agreement"].rows) == (Seen(30, 20.0), 20)
     assert counted_["small: accepted"] == Seen(30, 15.0)
 

@@ -142,6 +142,9 @@ BUT = {
     "without the last tier": lambda text: text[: text.index("  - {name: big")],
     "without agreement": lambda text: text.replace(", {agreement: {with: p/other}}", ""),
     "agreement may fail": lambda text: text.replace("with: p/other", "with: p/other, threshold: 0.0"),
+    "agreement is asked late": lambda text: text.replace("with: p/other", "with: p/other, late: true"),
+    "a late agreement decides nothing": lambda text: text.replace("{agreement: {with: p/other}}", "{agreement: {with: p/other, late: true, threshold: 0}}"),
+    "samples that agree are enough": lambda text: text.replace("samples: 3}}", "samples: 3, threshold: 0.5, accept_at: 0.6}}"),
     "more samples must agree": lambda text: text.replace("samples: 3", "samples: 3, threshold: 1.0"),
     "middle last": lambda text: text[: text.index("  - {name: middle")] + text[text.index("  - {name: big") :] + text[text.index("  - {name: middle") :
                                                                                                                text.index("  - {name: big")],
@@ -207,10 +210,12 @@ tiers:
 """
 
 
+@pytest.mark.parametrize("late", ["", ", late: true"], ids=["beside the tier", "late"])
 @pytest.mark.parametrize("dropped", [[], ["small"], ["middle"], ["surer"], ["small", "middle"], ["middle", "surer"]], ids=str)
-def test_what_a_tier_below_has_said_is_heard_for_nothing(dropped: list[str]) -> None:
-    made = recorded(sums(HEARD_BELOW))
-    policy = sums("\n".join(line for line in HEARD_BELOW.splitlines() if not any(f"name: {name}," in line for name in dropped)))
+def test_what_a_tier_below_has_said_is_heard_for_nothing(dropped: list[str], late: str) -> None:
+    ladder = HEARD_BELOW.replace("with: p/small}", f"with: p/small{late}}}").replace("p/other]", f"p/other]{late}")
+    made = recorded(sums(ladder))
+    policy = sums("\n".join(line for line in ladder.splitlines() if not any(f"name: {name}," in line for name in dropped)))
     walker = Walker(policy)
     found = [see(policy, walker.walk(one)) for one in made]
     assert [(s.status, s.tier, s.cost) for s in found] == [(o.status, o.tier, o.cost_usd) for o in served(policy)]
@@ -299,10 +304,13 @@ def changed(draw: st.DrawFn, policy: Policy) -> Policy:
     """Another policy over the same parts: an order, a subset, other thresholds and outcomes, advice weighed."""
     tiers = []
     for tier in draw(st.permutations(policy.tiers))[: draw(st.integers(1, len(policy.tiers)))]:
-        gates = [replace(g, threshold=draw(st.sampled_from([0.0, 0.5, 0.67, 1.0])), advisory=g.asks and draw(st.booleans())) for g in tier.gates]
+        gates = [replace(g, threshold=draw(st.sampled_from([0.0, 0.5, 0.67, 1.0])), advisory=g.asks and draw(st.booleans()),
+                         accept_at=draw(st.sampled_from([None, None, 0.5, 1.0]))) for g in tier.gates]  # fmt: skip
         gates = draw(st.permutations(gates))[: draw(st.integers(0, len(gates)))] if draw(st.booleans()) else gates
         if draw(st.booleans()):
             gates = [*gates, Gate("calibrated", "calibrated", draw(st.sampled_from([0.3, 0.6, 0.9])), WEIGH)]
+        if len(gates) > 1 and draw(st.booleans()):
+            gates = [*gates[:-1], Gate("calibrated.x", "calibrated", 0.2, WEIGH, accept_at=draw(st.sampled_from([0.4, 0.8]))), gates[-1]]
         tiers.append(replace(tier, gates=tuple(gates)))
     outcomes = Outcomes(draw(st.sampled_from(["stop", "next"])), draw(st.sampled_from(["stop", "next"])), draw(st.sampled_from(["stop", "next"])),
                         draw(st.sampled_from(["best", "last", "error"])))

@@ -17,7 +17,7 @@ from cascade.errors import InputError
 from cascade.grade import Grader
 from cascade.reading import reader
 from cascade.recording import UNKNOWN, Recording
-from cascade.types import Event, Failed, Json, Policy, Skipped, Tier, Tried
+from cascade.types import Failed, Json, Policy, Tier, Tried
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -32,9 +32,10 @@ class Evidence:
     """Shapes (rows,) and (tiers, rows); tiers are the ladder's, the last is the reference.
 
     `value` holds each tier's answer, None when there was none. `right` is against gold, -1 where that is not known. `same` is against
-    the last tier. `declared`: every gate passed at the policy's own threshold. `fitting` marks the rows that fit scores and the path; the
-    others certify. `calls` are the numbers of each tier's calls, its own answer and repairs first; `call_cost` (calls, rows) their dollars:
-    a call that two tiers make is paid once.
+    the last tier. `declared`: it is accepted by its gates at the policy's own thresholds. `fitting` marks the rows that fit scores and the
+    path; the others certify. `calls` are the numbers of each tier's calls by stage: first its own answer, its repairs and what is asked beside
+    them, then what each gate of `late` asks when its turn comes. `call_cost` (calls, rows) are their dollars: a call that two tiers make is
+    paid once. `reached`: how many stages the declared gates come to.
     """
 
     policy: Policy
@@ -46,7 +47,8 @@ class Evidence:
     same: Bools
     right: NDArray[np.int8]
     declared: Bools
-    calls: tuple[tuple[int, ...], ...]
+    reached: NDArray[np.int8]
+    calls: tuple[tuple[tuple[int, ...], ...], ...]
     call_cost: Floats
     fitting: Bools
 
@@ -58,12 +60,17 @@ class Evidence:
     @cached_property
     def cost(self) -> Floats:
         """Shape (tiers, rows): dollars of each tier with its gates, when it is asked alone."""
-        return np.array([self.call_cost[list(numbers)].sum(axis=0) for numbers in self.calls])
+        return np.array([self.call_cost[[call for stage in stages for call in stage]].sum(axis=0) for stages in self.calls])
+
+    @cached_property
+    def late(self) -> tuple[tuple[str, ...], ...]:
+        """By tier below the last: the gates that are asked one after the other, each only when the answer's fate is still open."""
+        return tuple(tier.late for tier in self.policy.tiers[:-1])
 
     @cached_property
     def own_cost(self) -> Floats:
         """Shape (tiers, rows): dollars of each tier's answer and its repairs, without what its gates ask."""
-        return np.array([self.call_cost[list(numbers[:OWN])].sum(axis=0) for numbers in self.calls])
+        return np.array([self.call_cost[list(stages[0][:OWN])].sum(axis=0) for stages in self.calls])
 
 
 def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evidence:
@@ -100,7 +107,8 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
             except ValueError as err:  # a user's comparator
                 raise InputError(f"{seen[id]}: {err}") from err
     numbers: dict[Hashable, int] = {}
-    of_tier = tuple(tuple(numbers.setdefault(call, len(numbers)) for call in _calls_of(tier, calls)) for tier in policy.tiers)
+    of_tier = tuple(tuple(tuple(numbers.setdefault(call, len(numbers)) for call in stage) for stage in _calls_of(tier, calls))
+                    for tier in policy.tiers)  # fmt: skip
     call_cost = np.zeros((len(numbers), len(rows)))
     for i, (_, _, tiers) in enumerate(rows):
         for tier in tiers:
@@ -112,7 +120,8 @@ def gather(policy: Policy, recordings: Iterable[tuple[str, Recording]]) -> Evide
         policy, tuple(row[0] for row in rows), tuple(row[1].inputs for row in rows),
         tuple(tuple(row[2][j].value for row in rows) for j in range(k)), tuple(tuple(row[2][j].signals for row in rows) for j in range(k)),
         np.array([[row[2][j].passed for row in rows] for j in range(k)]), same, right,
-        np.array([[row[2][j].declared for row in rows] for j in range(k)]), of_tier, call_cost, fitting,
+        np.array([[row[2][j].declared for row in rows] for j in range(k)]),
+        np.array([[row[2][j].reached for row in rows] for j in range(k)], np.int8), of_tier, call_cost, fitting,
     )  # fmt: skip
 
 
@@ -123,14 +132,20 @@ class _Answer:
     signals: Mapping[str, float]
     passed: bool
     declared: bool
+    reached: int
     costs: Mapping[Hashable, float]
     asked: bool
 
 
-def _calls_of(tier: Tier, calls: sharing.Calls) -> tuple[Hashable, ...]:
-    """Its own call, its repairs, those beside it, and what else its gates ask (samples, judges)."""
-    beside = (call for vote, call in calls.votes.items() if vote[0] == tier.name)
-    return tuple(dict.fromkeys((calls.own[tier.name], (tier.name, "repair"), *beside, (tier.name, "gates"))))
+def _calls_of(tier: Tier, calls: sharing.Calls) -> list[tuple[Hashable, ...]]:
+    """Its own call, its repairs and those beside it; then, gate by gate, what is asked when its turn comes (votes, samples, judges)."""
+
+    def asked(gate: str) -> list[Hashable]:
+        return [call for vote, call in calls.votes.items() if vote[:2] == (tier.name, gate)] or [(tier.name, gate)]
+
+    late = tier.late
+    beside = [call for gate in tier.gates if gate.asks and gate.name not in late for call in asked(gate.name)]
+    return [tuple(dict.fromkeys((calls.own[tier.name], (tier.name, "repair"), *beside))), *(tuple(asked(name)) for name in late)]
 
 
 def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Grader, calls: sharing.Calls, place: str) -> _Answer:
@@ -140,17 +155,16 @@ def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Gr
     at = None
     asked = False
     for i, event in enumerate(trail):
-        if event.tier != tier.name or event.event == "compared":
+        if event.tier != tier.name or not isinstance(event, Tried | Failed) or event.gate == "audit":
             continue
-        if not isinstance(event, Skipped) and getattr(event, "gate", None) != "audit":
-            if event.cost_usd is None:  # type: ignore[union-attr]
-                raise InputError(f"{place}: tier {tier.name} has no price: give one under pricing: in the policy, and record again")
-            costs[_call(event, calls)] += float(event.cost_usd)  # type: ignore[union-attr]
-        if event.event in ("tried", "failed") and event.gate is None:  # type: ignore[union-attr]
+        if event.cost_usd is None:
+            raise InputError(f"{place}: tier {tier.name} has no price: give one under pricing: in the policy, and record again")
+        costs[_call(event, calls)] += float(event.cost_usd)
+        if event.gate is None:
             asked = True
             at = i if isinstance(event, Tried) and event.finish == "stop" else None
     if at is None:
-        return _Answer(False, None, {}, False, False, costs, asked)
+        return _Answer(False, None, {}, False, False, 1, costs, asked)
     tried = trail[at]
     assert isinstance(tried, Tried)
     found = read(tried.text)  # type: ignore[operator]
@@ -159,17 +173,27 @@ def _tier(policy: Policy, k: int, recording: Recording, read: object, grader: Gr
     hard = {gate.name for gate in tier.gates if not gate.asks}
     passed = found.problem is None and hard <= {c.gate for c in checks if c.passed}
     scores = {c.gate: c.score for c in checks}
-    declared = passed and all((given := scores.get(gate.name)) is not None and given >= gate.threshold for gate in tier.gates)
-    return _Answer(found.problem is None, found.value, numbers, passed, declared, costs, asked)
+    return _Answer(found.problem is None, found.value, numbers, passed, *_declared(tier, scores), costs, asked)
 
 
-def _call(event: Event, calls: sharing.Calls) -> Hashable:
+def _declared(tier: Tier, scores: Mapping[str, float | None]) -> tuple[bool, int]:
+    """Whether the gates accept at their own thresholds, and how many stages they come to."""
+    late, stages = tier.late, 1
+    for gate in tier.gates:
+        stages += gate.name in late
+        score = scores.get(gate.name)
+        if score is None or score < gate.threshold:
+            return False, stages
+        if gate.accepts(score):
+            break
+    return True, stages
+
+
+def _call(event: Tried | Failed, calls: sharing.Calls) -> Hashable:
     """The key under which the event is paid."""
-    if isinstance(event, Tried | Failed):
-        if event.gate is not None:
-            return calls.votes.get((event.tier, event.gate, event.model), (event.tier, "gates"))
-        return (event.tier, "repair") if event.repair else calls.own[event.tier]
-    return event.tier, "gates"
+    if event.gate is not None:
+        return calls.votes.get((event.tier, event.gate, event.model), (event.tier, event.gate))
+    return (event.tier, "repair") if event.repair else calls.own[event.tier]
 
 
 def _suitable(policy: Policy) -> None:

@@ -7,13 +7,13 @@ Lei 2021); what is left for the learned ones when the first fails is a fallback 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade import binding, sharing
+from cascade import binding
 from cascade.calibrate import path, region, score, seen, segments
 from cascade.calibrate.evidence import Evidence
 from cascade.errors import InputError
@@ -42,21 +42,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy to be tested: the point it would be, the scores that decide (tiers below the last, all rows), what it serves on all rows, and
-    the numbers of the rows that test it."""
+    """A policy to be tested: the point it would be, what it serves on all rows, and the numbers of the rows that test it."""
 
     point: Point
-    scores: Sequence[Floats]
     served: path.Served
     rows: Ints
     unlabelled: tuple[int, ...] = ()
     segment: str | None = None
     """The segment in which the evidence is weakest; None when that is all requests together."""
-
-    @property
-    def cuts(self) -> path.Cuts:
-        """The thresholds in the order of the tiers."""
-        return tuple(self.point.thresholds.values())
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Result:
 
     thresholds: Thresholds
     evidence: Evidence
-    scores: tuple[Floats, ...]
+    scores: path.Scores
     reference: str
     chosen: Candidate | None = None
     next: Candidate | None = None
@@ -85,22 +78,27 @@ def calibrate(evidence: Evidence, goal: Goal) -> Result:
         raise InputError("--min-accuracy is about right answers: it needs rows with gold")
     fits, oof, full = _scores(evidence, reference)
     fitting, held = np.flatnonzero(evidence.fitting), np.flatnonzero(~evidence.fitting)
-    cuts = path.find(evidence, [s[fitting] for s in oof], fitting, _risk(evidence, oof)[:, fitting])
+    found = path.find(evidence, [s[:, fitting] for s in oof], fitting, _risk(evidence, oof)[:, fitting])
     declared = _declared(evidence)
     if goal.max_cost is not None:
         first = [] if declared is None else [replace(declared, rows=held)]
-        passed, failed = [_tested(evidence, goal, reference, one, 0.0) for one in (*first, *_learned(evidence, full, cuts, held))], None
+        passed, failed = [_tested(evidence, goal, reference, one, 0.0) for one in (*first, *_learned(evidence, full, found, held))], None
     else:
-        passed, failed = _certified(evidence, goal, reference, declared, oof, full, cuts)
+        passed, failed = _certified(evidence, goal, reference, declared, oof, full, found)
     chosen = _chosen(passed, goal, float(evidence.cost[-1].mean()))
-    scores = {name: Score(f.signals, tuple(f.mean.tolist()), tuple(f.scale.tolist()), tuple(f.weights.tolist()), f.intercept, f.optional)
-              for name, f in zip(evidence.names, fits, strict=True)}
-    steps = tuple(replace(one.point, seen=seen.count(evidence, one.cuts, one.scores, one.rows, one.point.gates)) for one in passed)
+    scores = {name: _written(stages[-1]) for name, stages in zip(evidence.names, fits, strict=True)}
+    before = {name: {gate: _written(fit) for gate, fit in zip(late, stages, strict=False)}
+              for name, late, stages in zip(evidence.names, evidence.late, fits, strict=True) if late}  # fmt: skip
+    steps = tuple(replace(one.point, seen=seen.count(evidence, one.served, one.rows, one.point)) for one in passed)
     thresholds = Thresholds(evidence.policy.name, binding.digests(evidence.policy), "", scores, steps, chosen,
-                            _certificate(evidence, goal, reference, len(held), len(cuts) + (declared is not None)))
+                            _certificate(evidence, goal, reference, len(held), len(found) + (declared is not None)), before)
     thresholds = replace(thresholds, statement=statement(thresholds))
     return Result(thresholds, evidence, full, reference, None if chosen is None else passed[chosen], failed,
                   None if passed else _missing(goal, declared, held), declared is not None)
+
+
+def _written(fit: score.Fit) -> Score:
+    return Score(fit.signals, tuple(fit.mean.tolist()), tuple(fit.scale.tolist()), tuple(fit.weights.tolist()), fit.intercept, fit.optional)
 
 
 def _floor(goal: Goal, alpha: float) -> int:
@@ -116,7 +114,7 @@ def _needed(evidence: Evidence, goal: Goal) -> int:
 
 def _votes(evidence: Evidence) -> dict[str, bool]:
     """For each lower tier whether other models are asked beside it."""
-    return {name: any(gate.kind in sharing.EARLY for gate in evidence.policy.tier(name).gates) for name in evidence.names}
+    return {name: any(gate.kind == "agreement" for gate in evidence.policy.tier(name).gates) for name in evidence.names}
 
 
 def _missing(goal: Goal, declared: Candidate | None, held: Ints) -> int | None:
@@ -141,35 +139,68 @@ def _declared(evidence: Evidence) -> Candidate | None:
         return None
     thresholds = {name: 1.0 if asked[name] else None for name in names}
     gates = {name: {gate.name: gate.threshold for gate in policy.tier(name).gates if gate.asks} for name in names if asked[name]}
-    scores = list(evidence.declared[:-1].astype(np.float64))
-    served = path.serve(tuple(thresholds.values()), scores, evidence)
+    served = path.Ladder(evidence, ()).as_declared(list(asked.values()))
     everything = np.arange(len(evidence.ids))
-    return Candidate(Point(thresholds, float(served.cost.mean()), len(everything), 0, 0, 1.0, False, gates=gates), scores, served, everything)
+    return Candidate(Point(thresholds, float(served.cost.mean()), len(everything), 0, 0, 1.0, False, gates=gates), served, everything)
 
 
-def _learned(evidence: Evidence, full: tuple[Floats, ...], cuts: list[path.Cuts], rows: Ints) -> Iterator[Candidate]:
-    for cut in cuts:
-        served = path.serve(cut, full, evidence)
-        point = Point(dict(zip(evidence.names, cut, strict=True)), float(served.cost.mean()), len(rows), 0, 0, 1.0, False)
-        yield Candidate(point, full, served, rows)
+def _learned(evidence: Evidence, full: path.Scores, found: list[path.Rungs], rows: Ints) -> Iterator[Candidate]:
+    ladder = path.Ladder(evidence, full)
+    for rungs in found:
+        served = ladder.serve(rungs)
+        thresholds = {name: None if rung is None else rung.cut for name, rung in zip(evidence.names, rungs, strict=True)}
+        before = {name: limits for name, late, rung in zip(evidence.names, evidence.late, rungs, strict=True)
+                  if rung is not None and (limits := _limits(late, rung))}  # fmt: skip
+        yield Candidate(Point(thresholds, float(served.cost.mean()), len(rows), 0, 0, 1.0, False, before=before), served, rows)
 
 
-def _scores(evidence: Evidence, reference: str) -> tuple[list[score.Fit], list[Floats], tuple[Floats, ...]]:
-    """Fits on the fitting rows; their out-of-fold scores on these; and the scores of all rows."""
+def _limits(late: Sequence[str], rung: path.Rung) -> dict[str, tuple[float, float | None]]:
+    """What is decided before each late gate, where anything is."""
+    return {gate: (floor, None if np.isinf(sure) else sure)
+            for gate, (floor, sure) in zip(late, rung.before, strict=False) if (floor, sure) != path.OPEN}  # fmt: skip
+
+
+def rungs(point: Point, evidence: Evidence) -> path.Rungs:
+    """How a learned point uses each tier."""
+
+    def before(tier: str, gate: str) -> tuple[float, float]:
+        floor, sure = point.before.get(tier, {}).get(gate, (0.0, None))
+        return floor, np.inf if sure is None else sure
+
+    return tuple(None if (cut := point.thresholds[name]) is None else path.Rung(cut, tuple(before(name, gate) for gate in late) if cut else ())
+                 for name, late in zip(evidence.names, evidence.late, strict=True))
+
+
+def _scores(evidence: Evidence, reference: str) -> tuple[list[list[score.Fit]], path.Scores, path.Scores]:
+    """For each tier below the last a fit for each stage, on what is known by then and on the fitting rows; their out-of-fold scores on these;
+    and the scores of all rows."""
     fits, oof, full = [], [], []
-    for k in range(len(evidence.names)):
+    for k, late in enumerate(evidence.late):
         label = _label(evidence, k, reference)
         usable = np.flatnonzero(evidence.fitting & evidence.passed[k])
-        rows = [evidence.signals[k][i] for i in usable]
-        fit = score.fit(rows, label[usable]) if len(usable) >= 10 else score.fit([{}], np.array([False]))
-        all_rows = fit.predict(evidence.signals[k])
-        held = all_rows.copy()
-        if len(usable) >= 10:
-            held[usable] = score.out_of_fold(rows, label[usable])
-        fits.append(fit)
-        oof.append(held)
-        full.append(all_rows)
-    return fits, oof, tuple(full)
+        of_tier, held, everywhere = [], [], []
+        for stage in range(len(late) + 1):
+            signals = _known(evidence.signals[k], late[stage:])
+            rows = [signals[int(i)] for i in usable]
+            fit = score.fit(rows, label[usable]) if len(usable) >= 10 else score.fit([{}], np.array([False]))
+            all_rows = fit.predict(signals)
+            everywhere.append(all_rows)
+            held.append(all_rows.copy())
+            if len(usable) >= 10:
+                held[-1][usable] = score.out_of_fold(rows, label[usable])
+            of_tier.append(fit)
+        fits.append(of_tier)
+        oof.append(np.array(held))
+        full.append(np.array(everywhere))
+    return fits, oof, full
+
+
+def _known(signals: Sequence[Mapping[str, float]], not_yet: Sequence[str]) -> Sequence[Mapping[str, float]]:
+    """The signals without those of these gates."""
+    if not not_yet:
+        return signals
+    theirs = tuple(f"{gate}." for gate in not_yet)
+    return [{name: value for name, value in row.items() if not name.startswith(theirs)} for row in signals]
 
 
 def _label(evidence: Evidence, k: int, reference: str) -> NDArray[np.bool_]:
@@ -179,33 +210,34 @@ def _label(evidence: Evidence, k: int, reference: str) -> NDArray[np.bool_]:
     return np.asarray(np.where(known, right == 1, evidence.same[k]), dtype=np.bool_)
 
 
-def _risk(evidence: Evidence, oof: list[Floats]) -> Floats:
+def _risk(evidence: Evidence, oof: path.Scores) -> Floats:
     """(tiers, rows): 1 - P(right), by fits that had not seen the row: smoother than the few losses that a hundred rows hold."""
-    return np.array([*(1 - s for s in oof), np.zeros(len(evidence.ids))])
+    return np.array([*(1 - s[-1] for s in oof), np.zeros(len(evidence.ids))])
 
 
 # ---------------------------------------------------------------- testing them in turn
 
 
-def _certified(evidence: Evidence, goal: Goal, reference: str, declared: Candidate | None, oof: list[Floats], full: tuple[Floats, ...],
-               cuts: list[path.Cuts]) -> tuple[list[Candidate], Candidate | None]:
+def _certified(evidence: Evidence, goal: Goal, reference: str, declared: Candidate | None, oof: path.Scores, full: path.Scores,
+               found: list[path.Rungs]) -> tuple[list[Candidate], Candidate | None]:
     """The certified candidates in the order of testing, and the first that failed."""
     alpha = 1 - goal.confidence
     held = np.flatnonzero(~evidence.fitting)
     if declared is None:
-        start = _from_the_most_promising(evidence, goal, reference, oof, cuts, alpha)
+        start = _from_the_most_promising(evidence, goal, reference, oof, found, alpha)
         return _in_turn(evidence, goal, reference, _learned(evidence, full, start, held), alpha)
     spare = alpha * SPARE if len(held) >= 2 * _floor(goal, alpha * SPARE) else 0.0
     tested = _tested(evidence, goal, reference, declared, alpha - spare)
     if tested.point.certified:
         fitting = np.flatnonzero(evidence.fitting)
         known = declared.served.cost[fitting].mean()
-        cheaper = [cut for cut in cuts if path.serve(cut, [s[fitting] for s in oof], evidence, fitting).cost.mean() < known]
+        ladder = path.Ladder(evidence, [s[:, fitting] for s in oof], fitting)
+        cheaper = [one for one in found if ladder.serve(one).cost.mean() < known]
         passed, failed = _in_turn(evidence, goal, reference, _learned(evidence, full, cheaper, held), alpha)
         return [tested, *passed], failed
     if tested.unlabelled or not spare:
         return [], tested
-    start = _from_the_most_promising(evidence, goal, reference, oof, cuts, spare)
+    start = _from_the_most_promising(evidence, goal, reference, oof, found, spare)
     return _in_turn(evidence, goal, reference, _learned(evidence, full, start, held), spare)
 
 
@@ -269,8 +301,8 @@ def _asks_below(candidate: Candidate) -> bool:
     return any(cut is not None for cut in candidate.point.thresholds.values())
 
 
-def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof: list[Floats], cuts: list[path.Cuts],
-                             alpha: float) -> list[path.Cuts]:
+def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof: path.Scores, found: list[path.Rungs],
+                             alpha: float) -> list[path.Rungs]:
     """The path from the policy on that most is to be expected of: saving times the probability to be certified, both by the rows that fit.
 
     A sequence may begin anywhere as long as the rows that certify have no say in it. Begun at its safest end it mostly breaks off early,
@@ -279,13 +311,13 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
     rows = np.flatnonzero(evidence.fitting)
     held = int((~evidence.fitting).sum())
     if goal.min_accuracy is not None or not len(rows) or held < _floor(goal, alpha):
-        return cuts
+        return found
     loss, risk = _loss(evidence, reference)[:, rows], _risk(evidence, oof)[:, rows]
     at = np.arange(len(rows))
-    scores, always = [s[rows] for s in oof], float(evidence.cost[-1, rows].mean())
+    ladder, always = path.Ladder(evidence, [s[:, rows] for s in oof], rows), float(evidence.cost[-1, rows].mean())
     tables = []
-    for cut in cuts:
-        served = path.serve(cut, scores, evidence, rows)
+    for one in found:
+        served = ladder.serve(one)
         seen = loss[served.tier, at]
         tables.append((float((seen > 0).mean()), float((seen < 0).mean()), float(risk[served.tier, at].mean()), always - float(served.cost.mean())))
     harm_rate = sum(t[0] for t in tables) / max(sum(t[2] for t in tables), 1e-9)  # harm for each expected wrong answer
@@ -295,7 +327,7 @@ def _from_the_most_promising(evidence: Evidence, goal: Goal, reference: str, oof
         expected = (harm + harm_rate * wrong) / 2
         harms, benefits = draw.poisson(expected * held, 200), draw.poisson(benefit * held, 200)
         worth.append(saving * float(region.likely(harms, benefits, held, goal.max_loss, alpha).mean()))
-    return cuts[int(np.argmax(worth)) :]
+    return found[int(np.argmax(worth)) :]
 
 
 def _loss(evidence: Evidence, reference: str) -> Floats:

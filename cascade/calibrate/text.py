@@ -47,14 +47,20 @@ def _tiers(result: Result) -> list[str]:
     for k, tier in enumerate(evidence.policy.tiers):
         cut = step.thresholds.get(tier.name)
         rule = ("last tier" if k == len(evidence.names) else "never asked" if cut is None else "no other model is asked" if cut == 0
-                else "its gates, as declared" if step.gates else f"P(right) >= {cut:.3f}")
+                else "its gates, as declared" if step.gates else f"P(right) >= {cut:.3f}{_before(step, tier.name)}")
         lines.append(f"  {tier.name}: serves {100 * float((served.tier == k).mean()):.0f} % ({rule})")
     always, here = float(evidence.cost[-1].mean()), float(served.cost.mean())
-    below = sorted({call for calls in evidence.calls[:-1] for call in calls})
+    below = sorted({call for stages in evidence.calls[:-1] for stage in stages for call in stage})
     cheap = float(evidence.call_cost[below].sum(axis=0).mean())
     lines.append(f"  cost against always {evidence.policy.tiers[-1].name}: {100 * here / always:.0f} % "
                  f"(asking every tier below and nothing else: {100 * cheap / always:.0f} %)" if always else "  costs nothing")
     return lines
+
+
+def _before(step: Point, tier: str) -> str:
+    """When its late gates are asked."""
+    return "".join(f"; {gate} is asked {f'from {floor:.3f}' if floor else ''}{' ' if floor and sure else ''}{f'below {sure:.3f}' if sure else ''}"
+                   for gate, (floor, sure) in step.before.get(tier, {}).items())
 
 
 def _yardsticks(result: Result) -> list[str]:
@@ -111,7 +117,8 @@ def _reliability(result: Result) -> list[str]:
         if len(rows) < 20:
             continue
         label = np.where(evidence.right[k] >= 0, evidence.right[k] == 1, evidence.same[k]) if result.reference == "gold" else evidence.same[k]
-        order = rows[np.argsort(result.scores[k][rows], kind="stable")]
-        bins = [f"{result.scores[k][part].mean():.2f}/{label[part].mean():.2f} ({len(part)})" for part in np.array_split(order, 5)]
+        predicted = result.scores[k][-1]
+        order = rows[np.argsort(predicted[rows], kind="stable")]
+        bins = [f"{predicted[part].mean():.2f}/{label[part].mean():.2f} ({len(part)})" for part in np.array_split(order, 5)]
         lines.append(f"  {name}: P(right) predicted/found: {'  '.join(bins)}")
     return lines

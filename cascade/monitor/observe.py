@@ -75,17 +75,20 @@ def _answer(trail: Sequence[Event], tier: str) -> int | None:
 
 def _look(tier: Tier, trail: Sequence[Event], at: int, found: dict[str, float]) -> bool:
     """Write down one tier's numbers; whether its answer stands."""
-    whole, checks = _whole(trail[at]), {c.gate: c for c in verdicts(trail, at)}
-    holding = {gate.name for gate in tier.gates if gate.name not in checks or not checks[gate.name].passed}
+    stands, checks = _whole(trail[at]), {c.gate: c for c in verdicts(trail, at)}
     hard = [gate.name for gate in tier.gates if not gate.asks and gate.kind != "calibrated"]
-    passed = whole and holding.isdisjoint(hard)
+    passed = stands and all(name in checks and checks[name].passed for name in hard)
     if hard:
         found[gates(tier.name)] = float(passed)
-    for gate in tier.gates:
+    for gate in tier.gates if stands else ():
         checked = checks.get(gate.name)
         if passed and gate.asks and checked is not None and checked.score is not None:
             found[score(tier.name, gate.name)] = checked.score
-    stands = whole and not any(gate.name in holding and not gate.advisory for gate in tier.gates)
+        if not gate.advisory and (checked is None or not checked.passed):
+            stands = False
+            break
+        if checked is not None and gate.accepts(checked.score):
+            break
     found[accepted(tier.name)] = float(stands)
     return stands
 

@@ -113,10 +113,12 @@ def _calls(policy: Policy, i: int, prompt: int) -> Iterator[_Call]:
     answers = _answers(policy, tier)
     first = size + (_carried(policy, i) if i else 0)
     yield _Call(tier.model, (1, answers), (size, first + (_told_again(tier) if tier.repair else 0)), tier.max_tokens)
+    sure = False
     for gate in tier.gates:
         count = verifiers.calls(gate.kind, gate.options)
         models = verifiers.models(gate.kind, gate.options) or (tier.model,)
-        fewest = _fewest(gate, count)
+        fewest = 0 if sure and not gate.early else _fewest(gate, count)
+        sure = sure or gate.accept_at is not None
         text = _own_text(gate)
         sizes = (size + text, first + text)
         if gate.kind not in ("agreement", "consistency"):
@@ -173,13 +175,14 @@ def _length(template: Template) -> int:
 
 def _rounds(tier: Tier, best: bool = False) -> int:
     """Waits for calls, one gate after the other. Agreement's are made beside the answer, unless they are lost and asked again."""
-    return sum(_waits(gate, best) for gate in tier.gates if verifiers.calls(gate.kind, gate.options))
+    last = next((i for i, gate in enumerate(tier.gates) if gate.accept_at is not None), len(tier.gates)) if best else len(tier.gates)
+    return sum(_waits(gate, best) for gate in tier.gates[: last + 1] if verifiers.calls(gate.kind, gate.options))
 
 
 def _waits(gate: Gate, best: bool) -> int:
-    if gate.kind == "agreement":
+    if gate.early:
         return 0 if best else 1
-    if gate.kind != "consistency" or gate.advisory:
+    if gate.kind != "consistency" or gate.enough is None:
         return 1
     samples = verifiers.calls(gate.kind, gate.options) + 1
     need = needed(samples, gate.threshold)
@@ -188,7 +191,7 @@ def _waits(gate: Gate, best: bool) -> int:
 
 def _fewest(gate: Gate, calls: int) -> int:
     """The calls of a gate that passes: samples stop when that is sure."""
-    return max(0, needed(calls + 1, gate.threshold) - 1) if gate.kind == "consistency" and not gate.advisory else calls
+    return max(0, needed(calls + 1, gate.threshold) - 1) if gate.kind == "consistency" and gate.enough is not None else calls
 
 
 def _price(policy: Policy, model: str) -> prices.UnitPrices | None:

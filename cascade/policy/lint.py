@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Literal
@@ -38,7 +38,7 @@ class Finding:
 
 def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
     """All findings in the order of the file; `env` is the environment the policy will run in."""
-    policy = loaded.policy
+    policy = replace(loaded.declared, watch=loaded.policy.watch)
     found: list[Finding] = []
 
     def tell(level: Level, code: str, loc: Loc, message: str) -> None:
@@ -111,7 +111,7 @@ def _dearness(policy: Policy, tier: Tier) -> Decimal | None:
 
 def _thresholds(policy: Policy, env: Mapping[str, str]) -> Found:
     for loc, _, gate in _gates(policy):
-        if gate.threshold == 0:
+        if gate.threshold == 0 and gate.accept_at is None:
             yield "warning", "open-gate", loc, f"the threshold 0 of {gate.name} is reached by every score"
         if gate.kind in ("consistency", "agreement"):
             voices = verifiers.calls(gate.kind, gate.options) + (gate.kind == "consistency")

@@ -38,6 +38,8 @@ class Loaded:
     """A policy with where its parts stand (for lint), and the tiers to which the schema gate was added."""
 
     policy: Policy
+    declared: Policy
+    """The policy without its thresholds file: its tiers and gates are those of the source, index by index."""
     source: Source
     schema_added: tuple[int, ...] = ()
     gate_places: Mapping[tuple[int, int], Loc] = field(default_factory=dict)
@@ -130,12 +132,13 @@ class _Loader:
             budget_per_request=part.budget.per_request, budget_per_run=part.budget.per_run, deadline=part.defaults.deadline,
             cache=CacheSettings(**part.cache.model_dump()), shadow=part.shadow, audit=part.audit, path=self.path,
         )  # fmt: skip
+        declared = policy
         if part.thresholds and self.calibrated:
             policy = self._thresholds(policy, part.thresholds)
             if self.problems:
                 return None
         object.__setattr__(policy, "digest", policy_digest(policy))  # over the whole: it can only be known now
-        return Loaded(policy, self.source, tuple(added), self.places)
+        return Loaded(policy, declared, self.source, tuple(added), self.places)
 
     def _refuse_later(self, part: PolicyPart) -> None:
         """What this version, or this policy, does not act upon: better refused than silently without effect."""
@@ -417,11 +420,14 @@ class _Loader:
             options[spec.positional] = given
         own = self._gate_name(loc, verifier, options.pop("name", None), [gate.name for gate in before])
         threshold = self._threshold(loc, options.pop("threshold", spec.threshold))
+        accept_at = self._accept_at(loc, options.pop("accept_at", None), threshold)
+        if not spec.asks and (sure := next((gate for gate in before if gate.accept_at is not None), None)):
+            self.problem(loc, f"{own} would be passed over when {sure.name} reaches its accept_at: put it before {sure.name}; it asks no model")
         if not self._options(loc, spec, options, isinstance(given, dict)) or not self._built(
             loc, spec, options, isinstance(given, dict), part, schema, compare, known
         ):
             return None
-        return Gate(own, verifier, threshold, options, spec.repairable, asks=spec.asks)
+        return Gate(own, verifier, threshold, options, spec.repairable, asks=spec.asks, accept_at=accept_at)
 
     def _gate_name(self, loc: Loc, verifier: str, own: Any, taken: list[str]) -> str:
         if own is not None and not (isinstance(own, str) and re.fullmatch(NAME, own)):
@@ -437,6 +443,17 @@ class _Loader:
             return float(given)
         self.problem((*loc, "threshold"), f"a threshold is a number from 0 to 1, a score cannot reach {given!r}")
         return 1.0
+
+    def _accept_at(self, loc: Loc, given: Any, threshold: float) -> float | None:
+        if given is None:
+            return None
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+            self.problem((*loc, "accept_at"), f"a score from 0 to 1, none can reach {given!r}")
+        elif given < threshold:
+            self.problem((*loc, "accept_at"), f"{given!r} is below the threshold {threshold:g}, so it would accept what fails the gate: write {threshold:g} or more")
+        else:
+            return float(given)
+        return None
 
     def _options(self, loc: Loc, spec: verifiers.Spec, options: dict[str, Any], named: bool) -> bool:
         """Whether the options have the right types, strictly: "3" is not 3. `named`: they stand in a mapping of their own."""
@@ -553,7 +570,8 @@ def _provider_digest(provider: Provider) -> Json:
 
 
 def _gate_digest(gate: Gate) -> Json:
-    return [gate.name, gate.kind, gate.threshold, prompts.by_content(gate.options)]
+    sure = [] if gate.accept_at is None else [gate.accept_at]
+    return [gate.name, gate.kind, gate.threshold, prompts.by_content(gate.options), *sure]
 
 
 def _schema_gate() -> Gate:

@@ -50,7 +50,8 @@ def reference() -> str:
     for definition, title in TITLES.items():
         part = schema["$defs"][definition]
         parts += [f"\n## {title}\n", f"{part['description']}\n", *_table(part)]
-    parts.append("\n## Gates\n\nA gate is a verifier's name, or one name with its options. Each takes `threshold` and `name` too. More in "
+    parts.append("\n## Gates\n\nA gate is a verifier's name, or one name with its options. Each takes `name`, `threshold` and `accept_at` (a "
+                 "score as high as this accepts the answer at once, and no gate after it is asked) too. More in "
                  "[verifiers](verifiers.md).\n")
     for kind in verifiers.KINDS:
         parts += [f"\n### {kind}\n", *_gate(kind)]

@@ -36,6 +36,8 @@ def _options(kind: str, definitions: dict[str, Json]) -> Json:
     definitions.update(options.pop("$defs", {}))
     own = {
         "threshold": {"type": "number", "minimum": 0, "maximum": 1, "default": spec.threshold, "description": "The score it takes to pass."},
+        "accept_at": {"type": "number", "minimum": 0, "maximum": 1,
+                      "description": "A score as high as this accepts the answer at once: no gate after it is asked."},
         "name": {"type": "string", "description": "Unique in the tier; default: the verifier's name."},
     }
     options["properties"] = {**options.get("properties", {}), **own}

@@ -6,6 +6,7 @@ which has the rule, and the words for what is wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ class _Gate(NamedTuple):
     name: str
     threshold: float
     advisory: bool
+    accept_at: float
     repairable: bool
     early: bool
     weigh: Mapping[str, Json] | None
@@ -140,6 +142,8 @@ class Fast:
                         if not good:
                             stopped = gate_.repairable and value is not None and n < repair
                             break
+                    if value is not None and value >= gate_.accept_at:
+                        break
                 for bill in bills:
                     cost = bill["cost_usd"]
                     if cost is None:
@@ -169,6 +173,8 @@ class Fast:
         for gate in gates:
             if gate.weigh is options:
                 break
+            if gate.weigh is not None:
+                continue
             before.append(_Looked(gate.name, answer.checks[gate.name]))
         return score(options, signals.gather(_Said(event), read.notes, self.grader.size(read.value), before))  # type: ignore[arg-type]
 
@@ -263,7 +269,8 @@ def _reference(of_tier: list[_Answer]) -> Reference:
 
 def _gate(gate: Gate, early: Mapping[str, frozenset[str]], stops: Stop | None) -> _Gate:
     weigh = gate.options if gate.kind == "calibrated" else None
-    return _Gate(gate.name, gate.threshold, gate.advisory, gate.repairable, gate.name in early, weigh, stops)
+    sure = math.inf if gate.accept_at is None else gate.accept_at
+    return _Gate(gate.name, gate.threshold, gate.advisory, sure, gate.repairable, gate.name in early, weigh, stops)
 
 
 def _twice(policy: Policy, early: Mapping[str, Mapping[str, frozenset[str]]]) -> bool:

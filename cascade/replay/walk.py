@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TypeAlias
@@ -70,9 +70,11 @@ class Walker:
         self.read: Callable[[str], Extracted] = reader(policy)
         self.grader = Grader.of(policy)
         self.worst = Worst(policy) if policy.budget_per_request is not None else None
-        self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.kind in sharing.EARLY]
+        self.early = {tier.name: [(gate, verifiers.models(gate.kind, gate.options)) for gate in tier.gates if gate.early]
                       for tier in policy.tiers}
         calls = sharing.calls(policy)
+        self.gates = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates}
+        self.recorded = sharing.calls(policy, recorded=True)
         self.heard_by_gate = {name: frozenset(vote for vote, call in calls.votes.items() if call == own and vote[0] != name)
                               for name, own in calls.own.items()}  # fmt: skip
         self.heard_by_tier = {name: frozenset(tier for tier, call in calls.own.items() if call == own and tier != name)
@@ -80,12 +82,18 @@ class Walker:
         self.known_votes = {vote: frozenset(tier for tier, own in calls.own.items() if own == call and tier != vote[0])
                             for vote, call in calls.votes.items()}  # fmt: skip
         self.stops = {(tier.name, gate.name): self._stop(gate) for tier in policy.tiers for gate in tier.gates
-                      if gate.kind == "consistency" and not gate.advisory}
-        self.late = {(tier.name, gate.name) for tier in policy.tiers for gate in tier.gates if gate.kind not in sharing.EARLY}
+                      if gate.kind == "consistency" and gate.enough is not None}
 
     def walk(self, recording: Recording) -> Trail:
         """See `walk`."""
         return _Walk(self, recording).to_the_end()
+
+    def key(self, event: Tried) -> Hashable | None:
+        """The key of the call behind an event of the recording; None for one of a tier or gate that this policy does not have."""
+        if event.gate is None:
+            return self.recorded.own.get(event.tier)
+        found = self.recorded.votes.get((event.tier, event.gate, event.model))
+        return (event.tier, event.gate) if found is None and (event.tier, event.gate) in self.gates else found
 
     def _stop(self, gate: Gate) -> Stop:
         verifier = verifiers.build(gate.kind, gate.options, self.policy.schema, self.policy.compare)
@@ -138,7 +146,8 @@ class _Walk:
         if event is not None:
             self.trail.append(event)
         if repair == 0:
-            self._pay_early(tier)
+            for gate, models in self.walker.early[tier.name]:
+                self._pay_votes(tier, gate, models)
         if reserved is not None and event is not None and self.purse is not None:
             self.purse.settle(reserved, event.cost_usd)
 
@@ -154,9 +163,26 @@ class _Walk:
             raise NotRecorded(f"tier {tier.name} gave no answer in row {self.id} because of the recording's {_cause(event)}; record that row again")
         self.at = at
         self.paid.add(at)
-        if isinstance(event, Tried) and not repair and self._heard(tier):
-            return replace(event, cost_usd=ZERO, seconds=0.0, cached=True)
+        if isinstance(event, Tried) and not repair:
+            if self._heard(tier):
+                return replace(event, cost_usd=ZERO, seconds=0.0, cached=True)
+            paid = self._first(event.model, self.walker.recorded.own[tier.name]) if event.cached else None
+            if paid is not None:
+                first = self.tape[paid]
+                assert isinstance(first, Tried)
+                self.paid.add(paid)
+                return replace(event, cost_usd=first.cost_usd, seconds=first.seconds, cached=first.cached)
         return event
+
+    def _first(self, model: str, call: Hashable) -> int | None:
+        """Where on the tape that call was answered first, by a tier or for a gate, if it is not paid yet. Of tiers and gates that this policy
+        does not have only the model is known."""
+        for i, event in enumerate(self.tape):
+            if isinstance(event, Tried) and event.model == model and not event.repair and not event.sample and event.gate != "audit":
+                key = self.walker.key(event)
+                if key is None or key == call:
+                    return None if i in self.paid else i
+        return None
 
     def _heard(self, tier: Tier) -> bool:
         """Whether a gate or a tier has asked the tier's very call before: then its answer is there already."""
@@ -166,32 +192,24 @@ class _Walk:
 
     # ------------------------------------------------------------ what gates asked
 
-    def _pay_early(self, tier: Tier) -> None:
-        """Calls made beside the tier's own. A call that another gate had made for the recording is this gate's if that one is not there."""
-        for gate, models in self.walker.early[tier.name]:
-            own: dict[tuple[str, int], int] = {}
-            for i, event in self._votes(tier.name, gate.name, range(len(self.tape))):
-                own.setdefault((event.model, event.sample), i)
-            known = {model for model in models if self._known(tier, gate, model)}
-            self.paid.update(i for (model, _), i in own.items() if model in known)
-            taken = [i for i in own.values() if i not in self.paid]
-            for model in models:
-                if model not in known and all(model != m for m, _ in own):
-                    taken += self._lent(tier.name, gate.name, model)
-            self._pay(tier, gate, taken)
+    def _pay_votes(self, tier: Tier, gate: Gate, models: Sequence[str]) -> None:
+        """What an agreement asks. A call that a tier or another gate had made for the recording is this gate's if those are not there."""
+        own: dict[tuple[str, int], int] = {}
+        for i, event in self._votes(tier.name, gate.name, range(len(self.tape))):
+            own.setdefault((event.model, event.sample), i)
+        known = {model for model in models if self._known(tier, gate, model)}
+        self.paid.update(i for (model, _), i in own.items() if model in known)
+        taken = [i for i in own.values() if i not in self.paid]
+        for model in models:
+            if model not in known and all(model != m for m, _ in own):
+                lent = self._first(model, self.walker.recorded.votes[tier.name, gate.name, model])
+                taken += [] if lent is None else [lent]
+        self._pay(tier, gate, taken)
 
     def _known(self, tier: Tier, gate: Gate, model: str) -> bool:
         """Whether a tier below made this very call: its answer is the vote, and costs nothing."""
         tiers = self.walker.known_votes[tier.name, gate.name, model]
         return bool(tiers) and any(isinstance(e, Tried) and e.gate is None and not e.repair and e.tier in tiers for e in self.trail)
-
-    def _lent(self, tier: str, gate: str, model: str) -> list[int]:
-        """The place of that model's vote for a gate whose calls were made for another one; [] when none was."""
-        for i, event in enumerate(self.tape):
-            if (isinstance(event, Tried | Failed) and event.gate not in (None, "audit") and event.model == model and event.sample == 0
-                    and (event.tier, event.gate) != (tier, gate) and (event.tier, event.gate) not in self.walker.late):  # fmt: skip
-                return [] if i in self.paid else [i]
-        return []
 
     def _votes(self, tier: str, gate: str, where: Sequence[int]) -> Iterator[tuple[int, Tried | Failed]]:
         for i in where:
@@ -235,6 +253,8 @@ class _Walk:
                 tried = self.tape[self.at]
                 which = f"repair {tried.repair}" if isinstance(tried, Tried) and tried.repair else "the answer"
                 raise NotRecorded(f"gate {gate.name} never looked at {which} of tier {tier.name} in row {self.id}; record again with this policy")
+            if gate.kind == "agreement" and not gate.early:
+                self._pay_votes(tier, gate, verifiers.models(gate.kind, gate.options))
             for together in self._asked(tier, gate, places):
                 self._pay(tier, gate, [i for i in together if i not in self.paid])
             starved = (tier.name, gate.name) in self.starved

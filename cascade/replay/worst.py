@@ -9,6 +9,7 @@ import orjson
 
 from cascade import compose, prices, providers, verifiers
 from cascade.types import Call, Document, Event, Failed, Gate, Json, Message, Policy, Tier, Tried
+from cascade.verifiers.agreement import AgreementVerifier
 from cascade.verifiers.consistency import ConsistencyVerifier
 
 ZERO = Decimal(0)
@@ -42,8 +43,8 @@ class Worst:
         if verifier is None:
             return event.cost_usd or ZERO
         call = self._call(tier, compose.prompt(self.policy, inputs))
-        asked = verifier.calls(inputs, call) if isinstance(verifier, ConsistencyVerifier) else verifier.early(inputs, call)
-        calls = [c for c in asked if (c.model, c.sample) == (event.model, event.sample)]
+        assert isinstance(verifier, AgreementVerifier | ConsistencyVerifier)
+        calls = [c for c in verifier.calls(inputs, call) if (c.model, c.sample) == (event.model, event.sample)]
         return self.of(calls[0]) if calls else ZERO
 
     def of(self, call: Call) -> Decimal:

@@ -24,6 +24,8 @@ class Options(BaseModel):
     prompt: Prompt = Field(default=None, description="Another form of the prompt for the other models; default: the tier's messages.")
     params: dict[str, Any] = Field(default_factory=dict, description="What the other models take beside the messages.")
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of their answers; default: the tier's.")
+    late: bool = Field(default=False, description="Ask them only when the gates before have passed, not beside the tier: saves their "
+                       "dollars where those fail, and costs their seconds where not.")
 
 
 class AgreementVerifier:
@@ -33,10 +35,15 @@ class AgreementVerifier:
         self.models = models(options.with_)
         self.prompt = options.prompt if isinstance(options.prompt, Template) else None
         self.params = {**options.params, **({"max_tokens": options.max_tokens} if options.max_tokens else {})}
+        self.late = options.late
         self.panel = Panel(options.fields, compare)
 
     def early(self, inputs: Mapping[str, Json], call: Call) -> tuple[Call, ...]:
-        """The other models' calls: they do not need the answer, so they are made beside the tier's."""
+        """The other models' calls: they do not need the answer, so they are made beside the tier's, unless they are to be late."""
+        return () if self.late else self.calls(inputs, call)
+
+    def calls(self, inputs: Mapping[str, Json], call: Call) -> tuple[Call, ...]:
+        """The other models' calls, for the tier's."""
         messages = call.messages
         if self.prompt is not None:
             messages = reworded(messages, self.prompt, inputs)
@@ -46,7 +53,7 @@ class AgreementVerifier:
     async def __call__(self, case: Case, ask: Ask) -> Verdict:
         if case.problem is not None:
             return Verdict(0.0, one_line(case.problem))
-        answers = await ask_all(self.early(case.inputs, case.call), ask)
+        answers = await ask_all(self.calls(case.inputs, case.call), ask)
         try:
             return self.panel.verdict(case, answers, own=0)
         except ValueError as err:
