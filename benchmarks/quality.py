@@ -145,7 +145,8 @@ def subset(evidence: Evidence, at: np.ndarray, fit: int) -> Evidence:
     fitting[:fit] = True
     return replace(
         evidence, ids=tuple(evidence.ids[i] for i in at), inputs=(), passed=evidence.passed[:, at], same=evidence.same[:, at],
-        right=evidence.right[:, at], declared=evidence.declared[:, at], reached=evidence.reached[:, at], call_cost=evidence.call_cost[:, at], fitting=fitting,
+        right=evidence.right[:, at], declared=evidence.declared[:, at], reached=evidence.reached[:, at],
+        call_cost=evidence.call_cost[:, at], fitting=fitting,
         value=tuple(tuple(tier[i] for i in at) for tier in evidence.value),
         signals=tuple(tuple(tier[i] for i in at) for tier in evidence.signals))  # fmt: skip
 
@@ -251,7 +252,8 @@ def _page(folder: Path, repeats: int, only: str | None) -> Iterator[str]:
         everything = np.arange(len(evidence.ids))
         lower = len(task.tiers) - 1
         declared = learn._declared(evidence)
-        blunt = [_held(evidence, path.serve(tuple(path.Rung(0.0) if i == k else None for i in range(lower)), [], evidence), everything) for k in range(lower)]
+        alone = [tuple(path.Rung(0.0) if i == k else None for i in range(lower)) for k in range(lower)]
+        blunt = [_held(evidence, path.serve(rungs, [], evidence), everything) for rungs in alone]
         curve = [*tuned(evidence, 4), *blunt, *([] if declared is None else [_held(evidence, declared.served, everything)])]
         level, point, blind = at(curve, 0.0), at(curve, -0.01), at(tuned(_without_votes(evidence), 4), -0.01)
         cheap = blunt[-1]

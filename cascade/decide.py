@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import assert_never
 
@@ -170,6 +171,21 @@ def spent(trail: Iterable[Event]) -> Decimal | None:
             return None
         total += event.cost_usd
     return total
+
+
+def each_paying(trail: Sequence[Event]) -> Sequence[Event]:
+    """The trail as if every call were paid where it is used: one that was there already (a vote below is the answer above) at the dollars of
+    the first."""
+    if not any(isinstance(e, Tried) and e.cached for e in trail):
+        return trail
+    first: dict[object, Tried] = {}
+    found: list[Event] = []
+    for event in trail:
+        if isinstance(event, Tried):
+            paid = first.setdefault((event.model, event.text, event.usage), event)
+            event = replace(event, cost_usd=paid.cost_usd) if event.cached and not paid.cached else event
+        found.append(event)
+    return found
 
 
 def unpriced(trail: Iterable[Event]) -> tuple[str, ...]:

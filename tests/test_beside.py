@@ -11,9 +11,11 @@ import pytest
 from test_ladder import BAD, GOOD, INPUTS, OTHER, TWO, Models, answer, gated, ladder
 
 from cascade.app import Cascade
-from cascade.decide import decide, spent
+from cascade.decide import decide, each_paying, spent
 from cascade.errors import ConfigurationError, Overloaded
 from cascade.outcome import Outcome
+from cascade.recording import UNKNOWN, Recording
+from cascade.replay.seen import reference
 from cascade.types import Answer, Call, Checked, Compared, Event, Failed, Finish, Tried
 
 AGREES = gated("{agreement: {with: openai/big, fields: [item]}}")
@@ -93,9 +95,14 @@ def test_what_the_gate_heard_is_not_paid_again_when_its_model_is_the_next_tier()
     assert outcome.cost_usd == Decimal("0.00132")
 
 
-def test_a_recording_pays_each_tier_for_itself() -> None:
-    outcome = recorded(ladder(AGREES.replace(", carry: draft", ""), Models(small=GOOD, big=OTHER)))
-    assert [e.cost_usd for e in outcome.trail if isinstance(e, Tried) and e.gate is None] == [Decimal("0.00012"), Decimal("0.0012")]
+def test_a_recording_pays_equal_calls_once_and_tells_what_each_tier_costs_alone() -> None:
+    models = Models(small=GOOD, big=OTHER)
+    outcome = recorded(ladder(AGREES.replace(", carry: draft", ""), models))
+    assert models.asked().count("big") == 1
+    assert [e.cost_usd for e in outcome.trail if isinstance(e, Tried) and e.gate is None] == [Decimal("0.00012"), Decimal("0")]
+    alone = [e.cost_usd for e in each_paying(outcome.trail) if isinstance(e, Tried) and e.gate is None]
+    assert alone == [Decimal("0.00012"), Decimal("0.0012")]
+    assert reference(Recording(outcome, INPUTS, UNKNOWN, {}), "big").cost == Decimal("0.0012")
 
 
 def test_gates_see_the_numbers_of_the_answer_and_of_the_gates_before(monkeypatch: pytest.MonkeyPatch) -> None:

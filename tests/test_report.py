@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from html import unescape
 from pathlib import Path
@@ -28,7 +29,7 @@ from cascade.report.page import page
 from cascade.report.spread import OverTime, Reliability, Spread, difference, wilson
 from cascade.report.text import headline, money, plain
 from cascade.summary import summarise
-from cascade.types import Checked, Compared, Event, Tried
+from cascade.types import Checked, Compared, Event, Gate, Tried
 
 EVIL = '</svg></script><script>alert(1)</script>"\'&'
 
@@ -108,6 +109,21 @@ def test_shadows_measure_what_the_ladder_would_have_saved() -> None:
 def test_an_explored_trail_is_cut_to_what_the_ladder_had_asked(trail: tuple[Event, ...], advisory: set[tuple[str, str]], events: int, tier: str | None) -> None:
     found, stood = climbed(trail, advisory)
     assert (len(found), stood) == (events, tier)
+
+
+def test_what_stands_behind_a_gate_that_was_enough_had_not_been_asked() -> None:
+    trail = (*SMALL, tried("small", "1", gate="judge"), checked("small", "judge", True), *BIG)
+    enough = {("small", "schema"): Gate("schema", "schema", accept_at=0.5)}
+    assert climbed(trail, set(), enough) == (SMALL, "small")
+
+
+def test_a_tier_whose_answer_was_a_vote_below_is_priced_as_if_it_were_asked_alone() -> None:
+    vote = replace(tried("small", "0.03", gate="agreement"), model="m/big")
+    shared = replace(tried("big", "0"), cached=True)
+    ladder = (SMALL[0], vote, checked("small", "agreement", False), shared, checked("big", "schema", True))
+    counting = count(row(*ladder, tier="big"))
+    assert counting.own["big"] == Cost(Decimal("0.03"), 1)
+    assert counting.ladder.summary().dollars == Decimal("0.031")
 
 
 def test_a_gates_spend_stops_and_known_truth_are_its_own() -> None:

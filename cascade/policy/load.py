@@ -450,7 +450,8 @@ class _Loader:
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
             self.problem((*loc, "accept_at"), f"a score from 0 to 1, none can reach {given!r}")
         elif given < threshold:
-            self.problem((*loc, "accept_at"), f"{given!r} is below the threshold {threshold:g}, so it would accept what fails the gate: write {threshold:g} or more")
+            self.problem((*loc, "accept_at"), f"{given!r} is below the threshold {threshold:g}, so it would accept what fails the gate: "
+                         f"write {threshold:g} or more")
         else:
             return float(given)
         return None

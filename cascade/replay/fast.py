@@ -93,6 +93,8 @@ class Fast:
         found = self._climb(answers)
         if found is None or last not in answers:
             return None
+        if any(answer.event["cached"] for answer in answers[last]):
+            return None
         if self.roomy is not None and not self.roomy(row["inputs"], row["trail"]):
             return None
         return found, _reference(answers[last])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from cascade.decide import decide, spent
+from cascade.decide import decide, each_paying, spent
 from cascade.recording import Recording
 from cascade.replay.walk import unasked
 from cascade.types import Checked, Compared, Failed, Finish, Policy, Skipped, Trail, Tried
@@ -45,7 +45,8 @@ def see(policy: Policy, trail: Trail) -> Seen:
 
 def reference(recording: Recording, last: str | None) -> Reference:
     """What the recorded ladder's last tier said and cost."""
-    own = [e for e in recording.outcome.trail if not isinstance(e, Skipped | Compared) and e.tier == last and getattr(e, "gate", None) != "audit"]
+    trail = each_paying(recording.outcome.trail)
+    own = [e for e in trail if not isinstance(e, Skipped | Compared) and e.tier == last and getattr(e, "gate", None) != "audit"]
     answers = [e for e in own if isinstance(e, Tried | Failed) and e.gate is None]
     text = answers[-1].text if answers and isinstance(answers[-1], Tried) and answers[-1].finish == "stop" else None
     return Reference(text, spent(own) if answers else None)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
+from cascade.decide import each_paying
 from cascade.outcome import Outcome
 from cascade.report.spread import Bin, OverTime, Reliability, Spread, difference, wilson
 from cascade.summary import Summary, Tally, plus
-from cascade.types import Checked, Compared, Event, Failed, Json, Policy, Tried
+from cascade.types import Checked, Compared, Event, Failed, Gate, Json, Policy, Tried
 
 ENOUGH = 30
 """Audited or shadowed requests from which their premium cost is used instead of an estimate."""
@@ -187,6 +188,7 @@ class Counting:
     def __init__(self, policy: Policy | None = None, right: Right | None = None) -> None:
         names = [tier.name for tier in policy.tiers] if policy else []
         self.policy, self.grade = policy, right
+        self.sure_at = {(t.name, g.name): g for t in policy.tiers for g in t.gates if g.accept_at is not None} if policy else {}
         self.advisory = {(t.name, g.name) for t in policy.tiers for g in t.gates if g.advisory} if policy else None
         self.last: str | None = names[-1] if names else None
         self.sure = policy is not None
@@ -278,13 +280,13 @@ class Counting:
             if isinstance(event, Compared):
                 self._know_last(event.against)
         top = self.last or (outcome.tier if outcome.status == "accepted" else None)
-        events, stood = climbed(trail, self._advisory(trail))
+        events, stood = climbed(trail, self._advisory(trail), self.sure_at)
         cost = _sum(events)
         self.would.add(replace(outcome, mode=None, trail=events, tier=stood, status="accepted" if stood else "flagged", cost_usd=cost))
         self._climb(list(events), stood is not None, stood, would=True)
         self._gates(list(events), compared)
         self._predictions(trail, compared, gold)
-        premium = [e for e in trail if isinstance(e, Tried | Failed) and e.gate is None and e.tier == top]
+        premium = [e for e in each_paying(trail) if isinstance(e, Tried | Failed) and e.gate is None and e.tier == top]
         paid = _sum(premium)
         if premium and paid is not None and cost is not None:
             self.shadows.add(paid)
@@ -320,13 +322,13 @@ class Counting:
         own: dict[str, Decimal | None] = {}
         total: dict[str, Decimal | None] = {}
         repaired: set[str] = set()
-        for event in events:
+        for event, alone in zip(events, each_paying(events), strict=True):
             if not isinstance(event, Tried | Failed | Checked):
                 continue
             total[event.tier] = plus(total.get(event.tier, _ZERO), event.cost_usd)
-            if isinstance(event, Tried | Failed) and event.gate is None:
-                own[event.tier] = plus(own.get(event.tier, _ZERO), event.cost_usd)
-                if event.repair:
+            if isinstance(alone, Tried | Failed) and alone.gate is None:
+                own[event.tier] = plus(own.get(event.tier, _ZERO), alone.cost_usd)
+                if alone.repair:
                     repaired.add(event.tier)
         if not would:
             for name, cost in own.items():
@@ -434,8 +436,10 @@ class Counting:
 # ---------------------------------------------------------------- reading trails
 
 
-def climbed(trail: Sequence[Event], advisory: set[tuple[str, str]]) -> tuple[tuple[Event, ...], str | None]:
-    """Of an explored trail, the events that the ladder itself would have had, and the tier at which it would have stopped (None: none)."""
+def climbed(trail: Sequence[Event], advisory: set[tuple[str, str]],
+            sure_at: Mapping[tuple[str, str], Gate] | None = None) -> tuple[tuple[Event, ...], str | None]:
+    """Of an explored trail, the events that the ladder itself would have had, and the tier at which it would have stopped (None: none).
+    `sure_at`: the gates that may accept at once."""
     found: list[Event] = []
     tier: str | None = None
     stands = False
@@ -453,6 +457,8 @@ def climbed(trail: Sequence[Event], advisory: set[tuple[str, str]]) -> tuple[tup
             found.append(event)
         if isinstance(event, Checked) and not event.passed and (event.tier, event.gate) not in advisory:
             stands, dead = False, True
+        elif isinstance(event, Checked) and sure_at and (gate := sure_at.get((event.tier, event.gate))) and gate.accepts(event.score):
+            dead = True
     return tuple(found), tier if stands else None
 
 
