@@ -61,6 +61,8 @@ log = logging.getLogger("cascade")
 T = TypeVar("T")
 ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
+MOST_SCHEMAS = 256
+"""So many schemas of callers are kept compiled."""
 
 
 class Cascade:
@@ -80,8 +82,8 @@ class Cascade:
         self._given = ask
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
-        self._prompt_digest = _prompt_digest(policy)
         self._rungs = self._serves = _Rungs(policy)
+        self._callers: dict[str, _Rungs] = {}
         self._monitor = _monitor(policy, monitor or (live.MEMORY if ask is not None else None))
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Wiring] = weakref.WeakKeyDictionary()
         self._portal: BlockingPortal | None = None
@@ -100,18 +102,21 @@ class Cascade:
     # ------------------------------------------------------------ answering
 
     @overload
-    async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None) -> Outcome[Json]: ...
+    async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None,
+                   schema: Json = None) -> Outcome[Json]: ...
 
     @overload
-    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None) -> Outcome[T]: ...
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None) -> Outcome[T]: ...
 
-    async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None) -> Outcome[Any]:
-        """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as.
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None,
+                   schema: Json = None) -> Outcome[Any]:
+        """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as; `schema` a JSON Schema in
+        place of the policy's, where its `caller_schema` allows that.
 
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
-        rungs = self._serving()
+        rungs = self._serving() if schema is None else self._with(schema)
         canonical = _canonical(inputs)
         key = _key(rungs.policy, canonical)
         outcome = await self._remembered(rungs, key, id)
@@ -125,14 +130,15 @@ class Cascade:
         return outcome if output is None else _typed(outcome, output)
 
     @overload
-    def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None) -> Outcome[Json]: ...
+    def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None) -> Outcome[Json]: ...
 
     @overload
-    def run(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None) -> Outcome[T]: ...
+    def run(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None) -> Outcome[T]: ...
 
-    def run(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None) -> Outcome[Any]:
+    def run(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None,
+            schema: Json = None) -> Outcome[Any]:
         """`arun` for sync code; also works where an event loop is running already (Jupyter)."""
-        call = functools.partial(self.arun, inputs, output=output, id=id)
+        call = functools.partial(self.arun, inputs, output=output, id=id, schema=schema)
         outcome: Outcome[Any] = self._sync().call(call)
         return outcome
 
@@ -178,6 +184,23 @@ class Cascade:
             self._serves = _Rungs(policy)
         return self._serves
 
+    def _with(self, schema: Json) -> _Rungs:
+        """The policy with a caller's schema: its digest, and so cached answers, are of its own."""
+        from cascade.policy.caller import with_schema
+
+        policy = self._serving().policy
+        try:
+            key = digest([policy.digest, schema])
+        except TypeError as err:  # orjson's, of a number beyond 64 bits
+            raise InputError(f"the schema of the request: {err}") from err
+        found = self._callers.get(key)
+        if found is None:
+            made = _Rungs(with_schema(policy, schema))
+            while len(self._callers) >= MOST_SCHEMAS:
+                del self._callers[next(iter(self._callers))]
+            found = self._callers[key] = made
+        return found
+
     async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
         """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline."""
         if not isinstance(self._store, RedisStore):
@@ -204,7 +227,7 @@ class Cascade:
         policy, ladder = rungs.policy, wiring.ladder(rungs)
         if waited and policy.deadline is not None:
             ladder = replace(ladder, policy=replace(policy, deadline=max(policy.deadline - waited, policy.deadline / 2)))
-        failures = await self._known_failures(inputs) if self._store else {}
+        failures = await self._known_failures(rungs, inputs) if self._store else {}
         drawn = _chosen(policy, "audit", policy.audit, inputs, id)
         if _chosen(policy, "shadow", policy.shadow, inputs, id):
             outcome = await engine.shadow(ladder, inputs, id=id)
@@ -266,13 +289,10 @@ class Cascade:
             await self._keep(key, records.to_cached(_at_no_cost(outcome, None)), ttl)
         found = {rungs.digests[tier]: why for tier, why in _failed_tiers(outcome).items()}
         if found:
-            await self._keep(self._failures_key(inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
+            await self._keep(_failures_key(rungs, inputs), orjson.dumps({**failures, **found}).decode(), self._settings.negative_ttl)
 
-    def _failures_key(self, inputs: Mapping[str, Json]) -> str:
-        return hashlib.sha256(records.CACHED + b"failed" + self._prompt_digest.encode() + _canonical(inputs)).hexdigest()
-
-    async def _known_failures(self, inputs: Mapping[str, Json]) -> dict[str, str]:
-        text = await self._stored(self._failures_key(inputs))
+    async def _known_failures(self, rungs: _Rungs, inputs: Mapping[str, Json]) -> dict[str, str]:
+        text = await self._stored(_failures_key(rungs, inputs))
         try:
             known = orjson.loads(text) if text else {}
         except ValueError as err:
@@ -353,8 +373,10 @@ class _Rungs:
         self.policy = policy
         self.label = _label(policy)
         self.verifiers = _build_verifiers(policy)
+        self.read, self.grader = reader(policy), Grader.of(policy)
         self.params = {tier.name: Document({"max_tokens": tier.max_tokens, **tier.params}) for tier in policy.tiers}
         self.digests = {tier.name: _tier_digest(policy, tier) for tier in policy.tiers}
+        self.prompt = _prompt_digest(policy)
 
 
 class _Wiring:
@@ -372,15 +394,14 @@ class _Wiring:
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         self.ask = single_flight(given or self._route)
         self.purse = owner.purse
-        self.read, self.grader = reader(owner.policy), Grader.of(owner.policy)
-        self._ladders: dict[str, engine.Ladder] = {}
+        self._ladders: weakref.WeakKeyDictionary[_Rungs, engine.Ladder] = weakref.WeakKeyDictionary()
 
     def ladder(self, rungs: _Rungs) -> engine.Ladder:
         """The policy's ladder, with this loop's connections."""
-        found = self._ladders.get(rungs.policy.digest)
+        found = self._ladders.get(rungs)
         if found is None:
-            found = engine.Ladder(rungs.policy, self.ask, rungs.verifiers, rungs.params, self._worst, self.read, self.purse, self.grader)
-            self._ladders[rungs.policy.digest] = found
+            found = engine.Ladder(rungs.policy, self.ask, rungs.verifiers, rungs.params, self._worst, rungs.read, self.purse, rungs.grader)
+            self._ladders[rungs] = found
         return found
 
     async def _route(self, call: Call) -> Answer:
@@ -469,6 +490,10 @@ def _key(policy: Policy, canonical: bytes) -> str:
     return hashlib.sha256(records.CACHED + policy.digest.encode() + canonical).hexdigest()
 
 
+def _failures_key(rungs: _Rungs, inputs: Mapping[str, Json]) -> str:
+    return hashlib.sha256(records.CACHED + b"failed" + rungs.prompt.encode() + _canonical(inputs)).hexdigest()
+
+
 def _chosen(policy: Policy, what: str, share: float, inputs: Mapping[str, Json], id: str | None) -> bool:
     """Whether this request is one of the share: by its own digest, so that a resumed run chooses the same ones."""
     if share <= 0 or len(policy.tiers) < 2:
@@ -490,7 +515,7 @@ def _skips(rungs: _Rungs, failures: Mapping[str, str]) -> list[Event]:
 
 
 def _prompt_digest(policy: Policy) -> str:
-    system = prompts.digest(policy.system) if policy.system else None
+    system = prompts.digest(policy.system)
     schema = policy.schema.digest if policy.schema else None
     return digest([prompts.digest(policy.prompt), system, schema, dict(policy.compare)])
 

@@ -17,7 +17,7 @@ def digests(policy: Policy) -> dict[str, str]:
     """A short digest for each part, by the words a person uses for it: "prompt", "schema", "tier small", "tier small: gate sums" …"""
     parts = {
         "prompt": prompts.digest(policy.prompt),
-        "system": prompts.digest(policy.system) if policy.system else None,
+        "system": prompts.digest(policy.system),
         "schema": policy.schema.digest if policy.schema else None,
         "compare": dict(policy.compare),
     }

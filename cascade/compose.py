@@ -8,18 +8,41 @@ from functools import lru_cache
 
 from cascade import partial, shipped
 from cascade.decide import answered, verdicts
+from cascade.errors import InputError
 from cascade.prompts import render
 from cascade.reading import said, whole_text
 from cascade.types import Call, Event, Json, Message, Policy, Template, Tier, Tried
 
+ROLES = ("system", "user", "assistant")
 TRUNCATED = "the answer was cut off before its end: answer more briefly"
 
 
 def prompt(policy: Policy, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     """The policy's messages for these inputs, the same for every tier. Raises InputError, TemplateError."""
     variables = {"inputs": inputs, **inputs}
-    user = Message("user", render(policy.prompt, variables))
-    return (Message("system", render(policy.system, variables)), user) if policy.system else (user,)
+    asked = _given(inputs) if policy.prompt is None else (Message("user", render(policy.prompt, variables)),)
+    return (Message("system", render(policy.system, variables)), *asked) if policy.system else asked
+
+
+def _given(inputs: Mapping[str, Json]) -> tuple[Message, ...]:
+    """The input `messages`. Raises InputError when they are no conversation that waits for an answer."""
+    given = inputs.get("messages")
+    if not isinstance(given, list) or not given:
+        names = ", ".join(inputs) or "nothing"
+        raise InputError(f"this policy's prompt is the input messages, a list of {{role, content}}; the inputs have: {names}")
+    found = []
+    for i, message in enumerate(given):
+        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+            raise InputError(f"messages[{i}]: must have role and content, and nothing else")
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            raise InputError(f"messages[{i}].role: must be one of {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise InputError(f"messages[{i}].content: must be text")
+        found.append(Message(role, content))
+    if found[-1].role != "user":
+        raise InputError(f"messages[{len(found) - 1}].role: the last message is the user's")
+    return tuple(found)
 
 
 def carried(policy: Policy, messages: tuple[Message, ...], tier: Tier, trail: Sequence[Event]) -> tuple[Message, ...]:

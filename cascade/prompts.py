@@ -131,8 +131,10 @@ def variables(template: Template) -> set[str]:
     return names
 
 
-def digest(template: Template) -> str:
-    """sha256 hex over the template and everything it includes; the place it came from does not count."""
+def digest(template: Template | None) -> str | None:
+    """sha256 hex over the template and everything it includes; the place it came from does not count. None for none."""
+    if template is None:
+        return None
     total = hashlib.sha256()
     for part in _parts(template):
         total.update(hashlib.sha256(part.source.encode()).digest())

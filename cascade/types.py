@@ -313,11 +313,13 @@ class Watch:
 class Policy:
     """A ladder and its rules, with every file read and every name resolved. `digest` covers all that can change an answer.
 
+    `prompt` None: the request's input `messages` are the prompt. `caller_schema`: a request may bring a schema in place of this one.
+
     A calibrated policy has a `watch`, and the `safer` policy that serves after an alarm; None where there is none.
     """
 
     name: str
-    prompt: Template
+    prompt: Template | None
     tiers: tuple[Tier, ...]
     system: Template | None = None
     schema: Document | None = None
@@ -335,6 +337,7 @@ class Policy:
     digest: str = ""
     watch: Watch | None = None
     safer: Policy | None = None
+    caller_schema: bool = False
 
     def tier(self, name: str) -> Tier:
         """The tier of that name; KeyError if there is none."""

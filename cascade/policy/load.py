@@ -29,6 +29,8 @@ from cascade.thresholds import Thresholds
 from cascade.types import CacheSettings, Document, Gate, Json, Outcomes, Policy, Provider, Template, Tier, Watch, digest
 from cascade.verifiers.schema import check_schema
 
+MESSAGES = "messages"
+"""The `prompt` of a policy whose prompt is what its callers say."""
 NO_MODEL = "?/?"
 """Stands for a tier's model that was refused, so that the rest of the policy can be looked at."""
 
@@ -119,18 +121,19 @@ class _Loader:
         schema = self._schema(part)
         known = self._providers(part)
         compare = self._compare(part, schema)
-        prompt = self._template(("prompt",), part.prompt)
+        prompt = None if part.prompt == MESSAGES else self._template(("prompt",), part.prompt)
         system = self._template(("system",), part.system) if part.system is not None else None
         added: list[int] = []
         tiers = tuple(self._tiers(part, schema, compare, known, added))
         pricing = {ref: self._prices(ref, price) for ref, price in part.pricing.items()}
-        if self.problems or prompt is None:
+        if self.problems:
             return None
         policy = Policy(
             name=part.name, prompt=prompt, tiers=tiers, system=system, schema=schema,
             outcomes=Outcomes(**part.outcomes.model_dump()), providers=known, compare=compare, pricing=pricing,
             budget_per_request=part.budget.per_request, budget_per_run=part.budget.per_run, deadline=part.defaults.deadline,
             cache=CacheSettings(**part.cache.model_dump()), shadow=part.shadow, audit=part.audit, path=self.path,
+            caller_schema=part.caller_schema,
         )  # fmt: skip
         declared = policy
         if part.thresholds and self.calibrated:
@@ -145,6 +148,8 @@ class _Loader:
         for i, tier in enumerate(part.tiers):
             if tier.escalate == "partial" and part.schema_ is None:
                 self.problem(("tiers", i, "escalate"), 'partial needs a schema: it tells the fields apart; declare one, or write "whole"')
+        if part.caller_schema and part.thresholds:
+            self.problem(("caller_schema",), "the certificate of thresholds holds for the policy's own schema only: take one of them out")
         self._cache(part.cache)
 
     def _cache(self, cache: CachePart) -> None:
@@ -368,7 +373,7 @@ class _Loader:
             gates_loc: Loc = ("gates",) if given.gates is None else (*loc, "gates")
             gates, places = self._gates(gates_loc, part, given.gates, schema, compare, known)
             if schema and not any(gate.kind == "schema" for gate in gates):
-                gates, places = (_schema_gate(), *gates), [loc, *places]
+                gates, places = (schema_gate(), *gates), [loc, *places]
                 added.append(i)
             self.places.update({(i, j): place for j, place in enumerate(places)})
             yield self._tier(own, given, part, params, gates)
@@ -549,7 +554,7 @@ def policy_digest(policy: Policy) -> str:
     """sha256 hex over all that can change an answer; not over prices, cache, key names or where files lie."""
     return digest({
         "prompt": prompts.digest(policy.prompt),
-        "system": prompts.digest(policy.system) if policy.system else None,
+        "system": prompts.digest(policy.system),
         "schema": policy.schema.digest if policy.schema else None,
         "compare": dict(policy.compare),
         "outcomes": [policy.outcomes.refusal, policy.outcomes.error, policy.outcomes.truncated, policy.outcomes.exhausted],
@@ -575,7 +580,8 @@ def _gate_digest(gate: Gate) -> Json:
     return [gate.name, gate.kind, gate.threshold, prompts.by_content(gate.options), *sure]
 
 
-def _schema_gate() -> Gate:
+def schema_gate() -> Gate:
+    """The gate that looks whether an answer fits the schema."""
     return Gate("schema", "schema", verifiers.KINDS["schema"].threshold, {}, verifiers.KINDS["schema"].repairable)
 
 

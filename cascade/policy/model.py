@@ -199,8 +199,10 @@ class PolicyPart(Part):
 
     version: Annotated[Literal[1], BeforeValidator(_version)] = Field(description="The format's version: 1.")
     name: Name = Field(description="The policy's name; rows carry it.")
-    prompt: str = Field(description="The Jinja2 template of the prompt: a path relative to this file, or the text.")
+    prompt: str = Field(description="The Jinja2 template of the prompt: a path relative to this file, or the text; or messages: the request's "
+                                    "input of that name is the prompt, a list of {role, content}.")
     system: str | None = Field(None, description="The template of the system message, likewise.")
+    caller_schema: bool = Field(False, description="A request may bring a schema of its own, which takes the place of this one.")
     schema_: str | dict[str, Any] | None = Field(None, alias="schema", description="The answer's JSON Schema: a path, the schema itself, "
                                                  "or python:package.module:Model.")
     providers: dict[Name, ProviderPart] = Field({}, description="Model endpoints of your own; those of the known providers are built in.")

@@ -37,7 +37,7 @@ class Roomy:
         own = [form for form in forms if isinstance(form, Template)]
         templates = [t for t in (policy.prompt, policy.system, *own) if t is not None]
         holes = [_holes(template) for template in templates]
-        self.plain = None not in holes
+        self.plain = policy.prompt is not None and None not in holes
         self.holes = sum(hole or 0 for hole in holes)
         self.static = sum(len(t.source.encode()) for t in templates) + worst.schema + AROUND
         self.told = any(tier.repair or tier.carry != "nothing" for tier in policy.tiers)

@@ -1,0 +1,25 @@
+"""A policy with the schema that one request brings, where the policy lets its callers do that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cascade.errors import InputError
+from cascade.policy.load import policy_digest, schema_gate
+from cascade.types import NOTHING, Document, Json, Policy
+from cascade.verifiers.schema import check_schema
+
+
+def with_schema(policy: Policy, schema: Json) -> Policy:
+    """The policy with that schema in place of its own, checked by every tier; `compare` is of the other's fields, so it is left out.
+
+    Raises InputError when the policy keeps its own, and for a schema that is none, refers to others or cannot be checked.
+    """
+    if not policy.caller_schema:
+        raise InputError(f"the policy {policy.name} does not take a schema with a request; caller_schema: true in its file allows it")
+    if problems := check_schema(schema):
+        raise InputError(f"the schema of the request: {problems[0]}")
+    unlooked = [tier.name for tier in policy.tiers if not any(gate.kind == "schema" for gate in tier.gates)]
+    tiers = tuple(replace(tier, gates=(schema_gate(), *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers)
+    made = replace(policy, schema=Document(schema), compare=NOTHING, tiers=tiers)
+    return replace(made, digest=policy_digest(made))
