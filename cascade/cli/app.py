@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, calibrate, demo, local, monitor, plan, policies, record, replay, report
+from cascade.cli import asking, cache, calibrate, demo, local, monitor, plan, policies, record, replay, report, serve
 
 app = typer.Typer(
     name="cascade",
@@ -42,6 +42,7 @@ app.command()(report.report)
 app.command()(calibrate.calibrate)
 app.command()(replay.replay)
 app.command()(monitor.monitor)
+app.command()(serve.serve)
 app.command()(policies.check)
 app.command()(plan.plan)
 app.command()(policies.schema)

@@ -1,0 +1,118 @@
+"""What the shapes have in common: what a caller asks, how it ends, and what goes wrong. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cascade.outcome import Outcome
+from cascade.types import Json, Tried, Usage
+
+
+class Refused(Exception):
+    """A request that gets an error: the HTTP `status`, a `kind` for programs, a message for people; `retry`: trying again may help."""
+
+    def __init__(self, status: int, kind: str, message: str, retry: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.retry = status, kind, retry
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: `model` is a policy's name, `messages` are {role, content} with text. `told`: a stream ends with the usage."""
+
+    model: str
+    messages: list[dict[str, str]]
+    schema: Json = None
+    stream: bool = False
+    told: bool = False
+
+
+class Shape(Protocol):
+    """One provider's way to ask, to answer, to stream and to say no. `created` is in seconds since 1970."""
+
+    def asked(self, body: Mapping[str, Json]) -> Asked: ...
+    def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]: ...
+    def events(self, asked: Asked, reply: dict[str, Json]) -> Iterable[bytes]: ...
+    def alive(self) -> bytes: ...
+    def error(self, problem: Refused) -> dict[str, Json]: ...
+    def broken(self, problem: Refused) -> bytes: ...
+
+
+def usage(outcome: Outcome) -> Usage:
+    """The tokens of all that this request asked: tries, repairs, votes and judges; what a cache gave costs none."""
+    used = [e.usage for e in outcome.trail if isinstance(e, Tried) and e.usage is not None and not e.cached]
+    return Usage(*(sum(getattr(one, name) for one in used) for name in ("input", "output", "cached", "cache_written", "reasoning")))
+
+
+def text_of(outcome: Outcome) -> str:
+    """What is served, as text: JSON for a policy with a schema."""
+    import orjson
+
+    return outcome.output if isinstance(outcome.output, str) else orjson.dumps(outcome.output).decode()
+
+
+def refusal_of(outcome: Outcome) -> str:
+    """What the model said instead of an answer."""
+    said = [e.text for e in outcome.trail if isinstance(e, Tried) and e.gate is None and e.finish in ("refusal", "filter")]
+    return said[-1] if said and said[-1] else "The model refused to answer."
+
+
+ENDS: Mapping[str, tuple[int, bool]] = {
+    "budget": (402, False), "run_budget": (402, False), "deadline": (504, True), "configuration": (500, False), "truncated": (422, False),
+}  # fmt: skip
+"""HTTP status of a request that failed, by its reason, and whether trying again may help; any other reason is a provider's failure: 503."""
+
+
+def ended(outcome: Outcome) -> Refused | None:
+    """The error that an outcome is to a caller; None for one that is answered: accepted, or refused by the model."""
+    if outcome.status in ("accepted", "refused"):
+        return None
+    if outcome.status == "flagged":
+        return Refused(422, "not_accepted", f"no tier's answer passed its gates ({outcome.error})")
+    kind = (outcome.error or "failed").partition(":")[0]
+    status, retry = ENDS.get(kind, (503, True))
+    return Refused(status, kind, str(outcome.error), retry)
+
+
+def fields(body: Mapping[str, Json], known: Iterable[str], ignored: Iterable[str]) -> None:
+    """Refuse what would be silently without effect: what is neither `known` nor among the sampling parameters, which are the policy's."""
+    allowed = {*known, *ignored}
+    for name in body:
+        if name not in allowed:
+            raise Refused(400, "invalid_request_error", f"unknown parameter {name!r}: how models are asked is the policy's business")
+
+
+def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = None) -> Any:
+    """The body's value of that name, of that type. Raises Refused."""
+    value = body.get(name, default)
+    if value is default:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise Refused(400, "invalid_request_error", f"{name}: must be {WORDS[kind]}")
+    return value
+
+
+WORDS = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a whole number"}
+
+
+def content_text(content: Json, where: str, kinds: tuple[str, ...] = ("text",)) -> str:
+    """The text of a message: a string, or parts of text. Raises Refused for images, files and tools, which are not carried yet."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise Refused(400, "invalid_request_error", f"{where}: must be text or a list of parts")
+    found = []
+    for i, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") not in kinds or not isinstance(part.get("text"), str):
+            raise Refused(400, "invalid_request_error", f"{where}[{i}]: only text is carried up a ladder, no images, files or tools")
+        found.append(part["text"])
+    return "\n\n".join(found)
+
+
+def sse(data: Json, event: str | None = None) -> bytes:
+    """One server-sent event."""
+    import orjson
+
+    return (b"event: %b\n" % event.encode() if event else b"") + b"data: " + orjson.dumps(data) + b"\n\n"

@@ -1,0 +1,371 @@
+"""The gateway as its callers meet it: the real SDKs over real HTTP, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import uvicorn
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from cascade import Cascade
+from cascade.cli.app import app
+from cascade.errors import InputError, Overloaded
+from cascade.gateway import server as gateway_server
+from cascade.gateway.keys import Keys, new
+from cascade.gateway.server import MAX_BODY, Gateway
+from cascade.policy.load import load_text
+from cascade.types import Answer, CacheSettings, Call, Usage
+
+PROVIDER = """
+version: 1
+providers: {p: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null}}
+pricing: {p/small: {input: 1, output: 2}, p/big: {input: 10, output: 20}}
+defaults: {retries: 0}
+cache: {backend: off}
+tiers: [{name: small, model: p/small}, {name: big, model: p/big}]
+"""
+CHAT = PROVIDER + "name: chat\nprompt: messages\ncaller_schema: true\n"
+SUMS = PROVIDER + 'name: sums\nprompt: "Add {{ a }} and {{ b }}."\nschema: {type: object, properties: {sum: {type: integer}}, required: [sum]}\n'
+ECHO = PROVIDER + 'name: echo\nprompt: "Repeat: {{ text }}"\n'
+SUM = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
+
+
+class Models:
+    """What the models say, by tier; a test sets it."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Any] = {}
+        self.calls: list[Call] = []
+        self.cancelled = threading.Event()
+        self.asked = threading.Event()
+
+    async def __call__(self, call: Call) -> Answer:
+        self.calls.append(call)
+        self.asked.set()
+        said = self.said[call.model.partition("/")[2]]
+        if said is None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        if isinstance(said, Exception):
+            raise said
+        text, finish = said if isinstance(said, tuple) else (said, "stop")
+        return Answer(text, finish, Usage(10, 5, cached=4), Decimal("0.00011"), model=call.model)
+
+
+class Serving:
+    """A gateway in a thread, on a port of its own."""
+
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.models = Models()
+        made = [Cascade(load_text(text, "x.yaml"), ask=self.models, cache=CacheSettings(backend="off")) for text in (CHAT, SUMS, ECHO)]
+        self.gateway = Gateway({one.policy.name: one for one in made}, keys)
+        self.server = uvicorn.Server(uvicorn.Config(self.gateway.app, "127.0.0.1", 0, log_level="error"))
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.thread = threading.Thread(target=lambda: self.server.run([self.socket]))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Serving]:
+    serving = Serving()
+    yield serving
+    serving.close()
+
+
+@pytest.fixture
+def serving(running: Serving) -> Serving:
+    running.models.said, running.models.calls = {"small": "four", "big": "4"}, []
+    running.models.cancelled.clear()
+    running.models.asked.clear()
+    return running
+
+
+@pytest.fixture
+def ours(serving: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def theirs(serving: Serving) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=serving.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+QUESTION: Any = [{"role": "user", "content": "2 and 2?"}]
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SUM, "strict": True}}
+
+
+# ---------------------------------------------------------------- OpenAI's shape
+
+
+def test_an_openai_client_gets_the_ladders_answer_and_sees_the_tier_in_a_header(serving: Serving, ours: openai.OpenAI) -> None:
+    serving.models.said = {"small": '{"sum": "four"}', "big": '{"sum": 4}'}
+    raw = ours.chat.completions.with_raw_response.create(model="chat", messages=QUESTION, response_format=FORMAT, temperature=0)
+    reply = raw.parse()
+    assert json.loads(reply.choices[0].message.content or "") == {"sum": 4}
+    assert (reply.model, reply.choices[0].finish_reason, reply.choices[0].message.refusal) == ("chat", "stop", None)
+    assert reply.usage is not None
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (20, 10, 30), "of both tries"
+    told = {name: raw.headers[f"x-cascade-{name}"] for name in ("tier", "status", "cost-usd")}
+    assert told == {"tier": "big", "status": "accepted", "cost-usd": "0.00022"}
+    trail = ours.get(f"/cascade/trails/{raw.headers['x-cascade-trail-id']}", cast_to=object)
+    assert [event["tier"] for event in trail["trail"] if event["event"] == "tried"] == ["small", "big"]  # type: ignore[index]
+
+
+def test_a_typed_answer_comes_by_parse(serving: Serving, ours: openai.OpenAI) -> None:
+    class Sum(BaseModel):
+        sum: int
+
+    serving.models.said = {"small": '{"sum": 4}', "big": ""}
+    assert ours.chat.completions.parse(model="chat", messages=QUESTION, response_format=Sum).choices[0].message.parsed == Sum(sum=4)
+
+
+def test_an_answer_is_streamed_when_it_is_accepted(serving: Serving, ours: openai.OpenAI) -> None:
+    chunks = list(ours.chat.completions.create(model="chat", messages=QUESTION, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "four"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 15
+
+
+def test_a_stream_shows_that_it_lives_while_answers_are_verified(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_server, "ALIVE", 0.01)
+
+    async def slow(call: Call) -> Answer:
+        await asyncio.sleep(0.05)
+        return Answer("four", usage=Usage(1, 1), model=call.model)
+
+    cascade = Cascade(load_text(CHAT, "x.yaml"), ask=slow, cache=CacheSettings(backend="off"))
+
+    async def events() -> list[bytes]:
+        from cascade.gateway.chat import Chat
+        from cascade.gateway.wire import Asked
+
+        asked = Asked("chat", QUESTION, stream=True)
+        gateway = Gateway({"chat": cascade})
+        work = asyncio.ensure_future(gateway._outcome(cascade, asked, {"messages": QUESTION}, "1", None))
+        return [event async for event in gateway._stream(Chat(), asked, work, "1")]
+
+    found = asyncio.run(events())
+    assert found[0] == b": verifying\n\n"
+    assert found[-1] == b"data: [DONE]\n\n"
+
+
+def test_a_policy_with_a_prompt_takes_its_inputs_as_the_message(serving: Serving, ours: openai.OpenAI) -> None:
+    serving.models.said = {"small": '{"sum": 5}', "big": ""}
+    ours.chat.completions.create(model="sums", messages=[{"role": "user", "content": '{"a": 2, "b": 3}'}])
+    assert serving.models.calls[-1].messages[0].content == "Add 2 and 3."
+    ours.chat.completions.create(model="echo", messages=[{"role": "user", "content": "{not json"}])
+    assert serving.models.calls[-1].messages[0].content == "Repeat: {not json"
+
+
+def test_a_refusal_is_one(serving: Serving, ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
+    serving.models.said = {"small": ("I will not.", "refusal"), "big": ""}
+    message = ours.chat.completions.create(model="chat", messages=QUESTION).choices[0].message
+    assert (message.content, message.refusal) == (None, "I will not.")
+    assert theirs.messages.create(model="chat", messages=QUESTION, max_tokens=10).stop_reason == "refusal"
+
+
+FAILURES = [
+    ({"small": '{"sum": "x"}', "big": '{"sum": "x"}'}, 422, "not_accepted", "false"),
+    ({"small": Overloaded("529"), "big": Overloaded("529")}, 503, "overloaded", "true"),
+]
+
+
+@pytest.mark.parametrize(("said", "status", "code", "again"), FAILURES, ids=["no tier passed", "the providers are down"])
+def test_what_is_not_accepted_is_an_error_that_says_whether_to_try_again(serving: Serving, ours: openai.OpenAI, theirs: anthropic.Anthropic,
+                                                                        said: Any, status: int, code: str, again: str) -> None:
+    serving.models.said = said
+    with pytest.raises(openai.APIStatusError) as caught:
+        ours.chat.completions.create(model="chat", messages=QUESTION, response_format=FORMAT)
+    assert (caught.value.status_code, caught.value.code, caught.value.response.headers["x-should-retry"]) == (status, code, again)
+    with pytest.raises(openai.APIError) as streamed:
+        list(ours.chat.completions.create(model="chat", messages=QUESTION, response_format=FORMAT, stream=True))
+    assert streamed.value.code == code
+    with pytest.raises(anthropic.APIStatusError) as other:
+        theirs.messages.create(model="chat", messages=QUESTION, max_tokens=10, output_config={"format": {"type": "json_schema", "schema": SUM}})
+    assert other.value.status_code == status
+
+
+# ---------------------------------------------------------------- Anthropic's shape
+
+
+def test_an_anthropic_client_gets_it_too(serving: Serving, theirs: anthropic.Anthropic) -> None:
+    serving.models.said = {"small": '{"sum": "four"}', "big": '{"sum": 4}'}
+    raw = theirs.messages.with_raw_response.create(model="chat", max_tokens=100, system="Be brief.", messages=QUESTION,
+                                                   output_config={"format": {"type": "json_schema", "schema": SUM}})
+    reply = raw.parse()
+    assert json.loads(reply.content[0].text) == {"sum": 4}  # type: ignore[union-attr]
+    assert (reply.model, reply.stop_reason, raw.headers["x-cascade-tier"]) == ("chat", "end_turn", "big")
+    assert (reply.usage.input_tokens, reply.usage.cache_read_input_tokens, reply.usage.output_tokens) == (12, 8, 10)
+    assert [m.role for m in serving.models.calls[0].messages] == ["system", "user"]
+
+
+def test_it_is_streamed_in_its_events(theirs: anthropic.Anthropic) -> None:
+    with theirs.messages.stream(model="chat", max_tokens=100, messages=QUESTION) as stream:
+        assert "".join(stream.text_stream) == "four"
+        final = stream.get_final_message()
+    assert (final.stop_reason, final.usage.output_tokens) == ("end_turn", 5)
+
+
+def test_both_see_the_policies_as_models(ours: openai.OpenAI, theirs: anthropic.Anthropic) -> None:
+    assert [model.id for model in ours.models.list()] == ["chat", "sums", "echo"]
+    assert [model.id for model in theirs.models.list()] == ["chat", "sums", "echo"]
+    assert (ours.models.retrieve("sums").owned_by, theirs.models.retrieve("sums").display_name) == ("cascade", "sums")
+
+
+# ---------------------------------------------------------------- what is refused
+
+WRONG: list[tuple[dict[str, Any], int, str]] = [
+    ({"model": "gpt"}, 404, "there is no policy 'gpt'; there are: chat, sums, echo"),
+    ({"messages": []}, 400, "messages: there is none"),
+    ({"messages": "hi"}, 400, "messages: must be a list"),
+    ({"messages": ["hi"]}, 400, "messages[0]: must be an object"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role: must be one of developer, system, user, assistant"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "messages[0].content[0]: only text is carried"),
+    ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "the last message is the user's"),
+    ({"n": 100}, 400, "n: a ladder gives one answer"),
+    ({"base_url": "http://evil"}, 400, "unknown parameter 'base_url'"),
+    ({"tier": "big"}, 400, "unknown parameter 'tier'"),
+    ({"tools": []}, 400, "unknown parameter 'tools'"),
+    ({"response_format": {"type": "xml"}}, 400, "response_format: must be"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "odd"}}}}, 400, "the schema of the request: /type"),
+    ({"model": "sums", "messages": [{"role": "user", "content": '{"a": 1, "b": 2}'}], "response_format": FORMAT}, 400, "does not take a schema with a request"),
+    ({"model": "sums"}, 400, "the message must be a JSON object with its inputs, a, b"),
+    ({"model": "sums", "messages": QUESTION * 2}, 400, "send one message, its inputs as JSON"),
+    ({"stream": "yes"}, 400, "stream: must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "says"), WRONG, ids=[says for _, _, says in WRONG])
+def test_a_wrong_request_is_told_and_asks_nobody(serving: Serving, change: dict[str, Any], status: int, says: str) -> None:
+    import httpx2
+
+    reply = httpx2.post(f"{serving.url}/v1/chat/completions", json={"model": "chat", "messages": QUESTION, **change})
+    assert (reply.status_code, serving.models.calls) == (status, [])
+    assert says in reply.json()["error"]["message"]
+
+
+BODIES = [
+    (b'{"model": "chat", "model": "sums"}', "application/json", 400),
+    (b'{"model": NaN}', "application/json", 400),
+    (b"[" * 100_000, "application/json", 400),
+    (b"\xff", "application/json", 400),
+    (b"[]", "application/json", 400),
+    (b"{}", "text/plain", 415),
+    (b" " * (MAX_BODY + 1), "application/json", 413),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "status"), BODIES, ids=["twice", "NaN", "deep", "no UTF-8", "a list", "a form of a web page", "too large"])
+def test_a_hostile_body_is_refused(serving: Serving, body: bytes, kind: str, status: int) -> None:
+    import httpx2
+
+    for path in ("chat/completions", "messages"):
+        assert httpx2.post(f"{serving.url}/v1/{path}", content=body, headers={"content-type": kind}).status_code == status
+
+
+def test_without_keys_only_this_machine_is_answered_whatever_name_it_is_reached_by(serving: Serving) -> None:
+    import httpx2
+
+    reply = httpx2.get(f"{serving.url}/v1/models", headers={"host": "evil.example"})
+    assert (reply.status_code, reply.json()["error"]["message"]) == (403, "without keys only requests to localhost are answered")
+
+
+def test_a_caller_who_goes_stops_what_is_asked(serving: Serving) -> None:
+    serving.models.said = {"small": None}
+    body = json.dumps({"model": "chat", "messages": QUESTION}).encode()
+    with socket.create_connection(("127.0.0.1", int(serving.url.rpartition(":")[2]))) as raw:
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert serving.models.asked.wait(5)
+    assert serving.models.cancelled.wait(5)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_keys_open_the_door_and_trails_are_for_the_key_that_asked(tmp_path: Path) -> None:
+    (one, line_one), (two, line_two) = new("team-a"), new("team-b")
+    file = tmp_path / "keys.txt"
+    file.write_text(f"# who may ask\n{line_one}\n\n{line_two}\n")
+    assert one not in file.read_text()
+    serving = Serving(Keys(str(file)))
+    try:
+        serving.models.said = {"small": "four", "big": ""}
+        with openai.OpenAI(base_url=f"{serving.url}/v1", api_key=one) as client:
+            raw = client.chat.completions.with_raw_response.create(model="chat", messages=QUESTION)
+        with anthropic.Anthropic(base_url=serving.url, api_key=two, auth_token=None) as other:
+            assert other.messages.create(model="chat", messages=QUESTION, max_tokens=9).stop_reason == "end_turn"
+        import httpx2
+
+        trail = f"{serving.url}/v1/cascade/trails/{raw.headers['x-cascade-trail-id']}"
+        statuses = [httpx2.get(trail, headers=headers).status_code for headers in (
+            [("authorization", f"Bearer {one}")], [("authorization", f"Bearer {two}")], [("authorization", "Bearer x")], [],
+            [("authorization", f"Bearer {one}"), ("authorization", f"Bearer {one}")])]  # fmt: skip
+        assert statuses == [200, 404, 401, 401, 401]
+    finally:
+        serving.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("team-a\n", ":1: a line is NAME SHA256"), ("", "there is no key in it"), (f"a {'0' * 64}\na {'1' * 64}\n", ":2: the name a stands there already")],
+)
+def test_a_wrong_keys_file_is_told_by_its_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "keys.txt").write_text(text)
+    with pytest.raises(InputError, match=says):
+        Keys(str(tmp_path / "keys.txt"))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
+    text = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
+    (tmp_path / "chat.yaml").write_text(text)
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said.startswith("serving chat on http://127.0.0.1:")
+        assert "for this machine only" in said
+        with openai.OpenAI(base_url=said.split()[3].rstrip(","), api_key="none") as client:
+            assert client.chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [([], "name at least one policy file"), (["x.yaml", "--host", "0.0.0.0"], "say who may ask with --keys FILE"), (["no.yaml"], "no.yaml"),
+     (["--new-key", "a b"], "is no name")],
+)
+def test_wrong_usage_is_one_line(args: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, ["serve", *args])
+    assert says in str(done.exception)
