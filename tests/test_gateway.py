@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -339,6 +340,17 @@ def test_a_wrong_keys_file_is_told_by_its_line(tmp_path: Path, text: str, says: 
     (tmp_path / "keys.txt").write_text(text)
     with pytest.raises(InputError, match=says):
         Keys(str(tmp_path / "keys.txt"))
+
+
+# ---------------------------------------------------------------- the docs
+
+PAGE = (Path(__file__).parents[1] / "docs" / "gateway.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE, re.S))
+def test_an_example_of_the_docs_runs(serving: Serving, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code.replace("http://127.0.0.1:8600", serving.url), "docs/gateway.md", "exec"), {})
+    assert "four" in (said := capsys.readouterr().out) or "x-cascade-tier small" in said
 
 
 # ---------------------------------------------------------------- the command

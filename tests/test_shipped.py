@@ -185,7 +185,14 @@ def test_the_local_policy_of_the_calibration_page_can_be_certified() -> None:
     assert [(tier.carry, tier.escalate) for tier in tiers] == [("nothing", "whole")] * 2
 
 
-@pytest.mark.parametrize("path", sorted(POLICIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_policy_for_callers_takes_what_they_say() -> None:
+    policy = load(str(POLICIES / "chat.yaml"))
+    assert (policy.prompt, policy.schema, policy.caller_schema) == (None, None, True)
+    for row in rows("chat"):
+        assert [{"role": m.role, "content": m.content} for m in prompt(policy, row["inputs"])] == row["inputs"]["messages"]
+
+
+@pytest.mark.parametrize("path", sorted(path for path in POLICIES.glob("*.yaml") if path.stem != "chat"), ids=lambda path: path.stem)
 def test_a_shipped_policy_loads_and_renders_every_input(path: Path) -> None:
     policy = load(str(path))
     task = path.stem.removesuffix("_local")

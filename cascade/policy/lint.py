@@ -51,7 +51,7 @@ def lint(loaded: Loaded, env: Mapping[str, str]) -> list[Finding]:
                  _unaudited):
         for level, code, loc, message in rule(policy, env):
             tell(level, code, loc, message)
-    if policy.schema is None:
+    if policy.schema is None and not policy.caller_schema:
         tell("info", "no-schema", (), "there is no schema: answers are text, and only your own gates look at them")
     for i in loaded.schema_added:
         tell("info", "schema-added", ("tiers", i), "the schema gate is put before its gates, since the policy has a schema")
