@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,20 @@ from cascade.cli import show
 from cascade.errors import InputError
 
 
+class Format(StrEnum):
+    """How `check` tells what it found."""
+
+    text = "text"
+    json = "json"
+    github = "github"
+    sarif = "sarif"
+
+
 def check(
     policies: Annotated[list[str], typer.Argument(metavar="POLICY…", help="Policy files.", show_default=False)],
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if there is a warning.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format: Annotated[Format, typer.Option("--format", help="text, json, github (annotations of a workflow), sarif (code scanning).")] = Format.text,
 ) -> None:
     """Validate and lint policies; print what a request costs at best and at worst.
 
@@ -24,14 +35,20 @@ def check(
     Examples:
       cascade check policies/invoice.yaml
       cascade check policies/*.yaml --strict --json
+      cascade check policies/*.yaml --format sarif > cascade.sarif
+
+    Exit code 2: a policy cannot be used. 1: there is a warning, with --strict.
     """
+    from cascade.policy import annotate
     from cascade.policy import check as examine
 
     report = examine(policies, os.environ, strict=strict)
-    if json:
+    if json or format is Format.json:
         show.data(report.as_json())
+    elif format is Format.sarif:
+        show.data(annotate.sarif(report))
     else:
-        for line in report.lines:
+        for line in annotate.github(report) if format is Format.github else report.lines:
             print(line)
     raise typer.Exit(report.exit_code)
 
