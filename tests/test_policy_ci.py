@@ -61,6 +61,14 @@ def test_github_shows_what_was_found_beside_its_line(folder: Path) -> None:
     assert not any("sound.yaml" in line for line in lines), "what a request costs is no annotation"
 
 
+def test_ci_needs_no_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (folder / "hosted.yaml").write_text(SOUND.replace("[p/small, p/big]", "[openai/gpt-6-luna]").replace("pricing", "#"))
+    assert check("hosted.yaml", "--strict")[0] == 1
+    assert check("hosted.yaml", "--strict", "--no-keys")[0] == 0
+    assert "OPENAI_API_KEY" not in step("Check", folder, policies="hosted.yaml").stdout
+
+
 def test_a_message_cannot_make_a_command_of_its_own(folder: Path) -> None:
     (folder / "evil.yaml").write_text(SOUND.replace("name: sums", 'name: "a\\n::error::b%"'))
     _, said = check("evil.yaml", "--format", "github")

@@ -26,6 +26,7 @@ class Format(StrEnum):
 def check(
     policies: Annotated[list[str], typer.Argument(metavar="POLICY…", help="Policy files.", show_default=False)],
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if there is a warning.")] = False,
+    keys: Annotated[bool, typer.Option("--keys/--no-keys", help="Whether a key that is not set is told; in CI there is none.")] = True,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     format: Annotated[Format, typer.Option("--format", help="text, json, github (annotations of a workflow), sarif (code scanning).")] = Format.text,
 ) -> None:
@@ -34,7 +35,7 @@ def check(
     \b
     Examples:
       cascade check policies/invoice.yaml
-      cascade check policies/*.yaml --strict --json
+      cascade check policies/*.yaml --strict --no-keys
       cascade check policies/*.yaml --format sarif > cascade.sarif
 
     Exit code 2: a policy cannot be used. 1: there is a warning, with --strict.
@@ -42,7 +43,7 @@ def check(
     from cascade.policy import annotate
     from cascade.policy import check as examine
 
-    report = examine(policies, os.environ, strict=strict)
+    report = examine(policies, os.environ, strict=strict, keys=keys)
     if json or format is Format.json:
         show.data(report.as_json())
     elif format is Format.sarif:

@@ -26,8 +26,8 @@ class CheckReport:
         return {"exit_code": self.exit_code, "policies": self.policies}
 
 
-def check(paths: Iterable[str], env: Mapping[str, str], *, strict: bool = False) -> CheckReport:
-    """Load, lint and reckon each policy; `env` is the environment it will run in."""
+def check(paths: Iterable[str], env: Mapping[str, str], *, strict: bool = False, keys: bool = True) -> CheckReport:
+    """Load, lint and reckon each policy; `env` is the environment it will run in. `keys` False: none is looked for."""
     report = CheckReport()
     for path in paths:
         try:
@@ -37,7 +37,7 @@ def check(paths: Iterable[str], env: Mapping[str, str], *, strict: bool = False)
             report.policies.append({"path": path, "problems": err.problems})
             report.exit_code = 2
             continue
-        findings = lint(loaded, env)
+        findings = [finding for finding in lint(loaded, env) if keys or finding.code != "no-key"]
         limits = bounds(loaded.policy)
         label = f"{loaded.policy.name}@{loaded.policy.digest[:6]}"
         report.lines += [_line(path, finding) for finding in findings]
