@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import binding, engine, prices, prompts, records, verifiers
+from cascade import binding, engine, prices, prompts, records, telemetry, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.lease import once
 from cascade.around.limit import limited
@@ -117,6 +117,13 @@ class Cascade:
         else is told by the outcome's `status`.
         """
         rungs = self._serving() if schema is None else self._with(schema)
+        if telemetry.active is None:
+            outcome = await self._request(rungs, inputs, id)
+        else:
+            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id))
+        return outcome if output is None else _typed(outcome, output)
+
+    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
         canonical = _canonical(inputs)
         key = _key(rungs.policy, canonical)
         outcome = await self._remembered(rungs, key, id)
@@ -125,9 +132,7 @@ class Cascade:
             outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id))
             if joined:
                 outcome = _at_no_cost(outcome, id)
-        if self.alarm is not None:
-            outcome = replace(outcome, alarm=self.alarm)
-        return outcome if output is None else _typed(outcome, output)
+        return outcome if self.alarm is None else replace(outcome, alarm=self.alarm)
 
     @overload
     def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None) -> Outcome[Json]: ...
@@ -155,7 +160,10 @@ class Cascade:
         The outcome has mode "record"; what is served is the last tier's answer. Raises as `arun` does.
         """
         _canonical(inputs)
-        return await engine.record(self._wiring().ladder(self._rungs), inputs, id=id)
+        ladder = self._wiring().ladder(self._rungs)
+        if telemetry.active is None:
+            return await engine.record(ladder, inputs, id=id)
+        return await telemetry.active.request(self.policy, lambda: engine.record(ladder, inputs, id=id))
 
     def record(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
         """`arecord` for sync code."""
@@ -393,6 +401,8 @@ class _Wiring:
         if given is None and (missing := missing_keys(owner.policy)):
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         self.ask = single_flight(given or self._route)
+        if telemetry.active is not None:
+            self.ask = telemetry.active.traced(self.ask, owner.policy)
         self.purse = owner.purse
         self._ladders: weakref.WeakKeyDictionary[_Rungs, engine.Ladder] = weakref.WeakKeyDictionary()
 

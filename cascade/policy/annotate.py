@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import NamedTuple
 
-import cascade
 from cascade.policy.check import CheckReport
 from cascade.types import Json
 
@@ -52,7 +52,7 @@ def sarif(report: CheckReport) -> Json:
     """The whole log. Paths are as they were given: code scanning wants them relative to the repository."""
     every = list(found(report))
     rules = [{"id": rule} for rule in dict.fromkeys(one.rule for one in every)]
-    driver = {"name": "cascade check", "version": cascade.__version__, "rules": rules}
+    driver = {"name": "cascade check", "version": version("cascade-judge"), "rules": rules}
     return {"version": "2.1.0", "$schema": "https://json.schemastore.org/sarif-2.1.0.json", "runs": [
         {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": [_result(one) for one in every]}]}  # fmt: skip
 
