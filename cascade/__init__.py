@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cascade.app import Cascade, task
     from cascade.errors import CascadeError, ConfigurationError, InputError, MissingRecording, NotAccepted, PolicyError, ProviderError
+    from cascade.gateway.inside import wrap
     from cascade.outcome import Outcome
     from cascade.types import Answer, Ask, Call, Case, Verdict, Verifier
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cascade": "app", "task": "app", "Outcome": "outcome",
+    "Cascade": "app", "task": "app", "Outcome": "outcome", "wrap": "gateway.inside",
     "Answer": "types", "Ask": "types", "Call": "types", "Case": "types", "Verdict": "types", "Verifier": "types",
     "CascadeError": "errors", "ConfigurationError": "errors", "InputError": "errors", "MissingRecording": "errors",
     "NotAccepted": "errors", "PolicyError": "errors", "ProviderError": "errors",
@@ -25,7 +26,7 @@ _HOMES = {
 
 __all__ = [
     "Answer", "Ask", "Call", "Cascade", "CascadeError", "Case", "ConfigurationError", "InputError", "MissingRecording", "NotAccepted",
-    "Outcome", "PolicyError", "ProviderError", "Verdict", "Verifier", "__version__", "task",
+    "Outcome", "PolicyError", "ProviderError", "Verdict", "Verifier", "__version__", "task", "wrap",
 ]
 
 

@@ -27,8 +27,9 @@ from cascade import Cascade
 from cascade.cli.app import app
 from cascade.errors import InputError, Overloaded
 from cascade.gateway import server as gateway_server
+from cascade.gateway.desk import MAX_BODY, order
 from cascade.gateway.keys import Keys, new
-from cascade.gateway.server import MAX_BODY, Gateway
+from cascade.gateway.server import Gateway
 from cascade.policy.load import load_text
 from cascade.types import Answer, CacheSettings, Call, Usage
 
@@ -164,12 +165,10 @@ def test_a_stream_shows_that_it_lives_while_answers_are_verified(serving: Servin
 
     async def events() -> list[bytes]:
         from cascade.gateway.chat import Chat
-        from cascade.gateway.wire import Asked
 
-        asked = Asked("chat", QUESTION, stream=True)
         gateway = Gateway({"chat": cascade})
-        work = asyncio.ensure_future(gateway._outcome(cascade, asked, {"messages": QUESTION}, "1", None))
-        return [event async for event in gateway._stream(Chat(), asked, work, "1")]
+        ordered = order(Chat(), {"model": "chat", "messages": QUESTION, "stream": True}, gateway.policies)
+        return [event async for event in gateway._stream(ordered, asyncio.ensure_future(gateway._outcome(ordered, None)))]
 
     found = asyncio.run(events())
     assert found[0] == b": verifying\n\n"

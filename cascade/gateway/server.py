@@ -5,31 +5,26 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import jiter
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cascade import prompts, records
+from cascade import records
 from cascade.app import Cascade
-from cascade.errors import ConfigurationError, InputError, MissingRecording, TemplateError
 from cascade.gateway.chat import Chat
+from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
 from cascade.gateway.keys import Keys
 from cascade.gateway.messages import Messages
-from cascade.gateway.wire import Asked, Refused, Shape, ended
+from cascade.gateway.wire import Refused, Shape
 from cascade.outcome import Outcome
 from cascade.types import Json
 
-MAX_BODY = 8 * 1024 * 1024
-"""Bytes that a request may have."""
-MAX_DEPTH = 64
 MOST_TRAILS = 1_000
 """So many trails can be looked up afterwards."""
 ALIVE = 5.0
@@ -46,8 +41,7 @@ class Gateway:
         self.trails: OrderedDict[str, tuple[str | None, bytes]] = OrderedDict()
         self.started = int(time.time())
         routes = [
-            Route("/v1/chat/completions", self._asking(Chat()), methods=["POST"]),
-            Route("/v1/messages", self._asking(Messages()), methods=["POST"]),
+            *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
             Route("/v1/models", self._models),
             Route("/v1/models/{model}", self._model),
             Route("/v1/cascade/trails/{id}", self._trail),
@@ -65,85 +59,57 @@ class Gateway:
 
     def _asking(self, shape: Shape) -> Handler:
         async def handle(request: Request) -> Response:
-            id = uuid.uuid4().hex
             try:
                 who = self._who(request)
-                asked = shape.asked(await _body(request))
-                cascade, inputs = self._policy(asked)
+                ordered = order(shape, await _body(request), self.policies)
             except Refused as problem:
                 return _no(shape, problem)
             except ClientDisconnect:
                 return Response(status_code=400)
-            work = asyncio.ensure_future(self._outcome(cascade, asked, inputs, id, who))
-            if asked.stream:
-                stream = self._stream(shape, asked, work, id)
-                return StreamingResponse(stream, media_type="text/event-stream", headers={"x-cascade-trail-id": id, "cache-control": "no-store"})
-            return await self._whole(shape, asked, work, id, request)
+            work = asyncio.ensure_future(self._outcome(ordered, who))
+            if ordered.asked.stream:
+                headers = {"x-cascade-trail-id": ordered.id, "cache-control": "no-store"}
+                return StreamingResponse(self._stream(ordered, work), media_type="text/event-stream", headers=headers)
+            return await self._whole(ordered, work, request)
 
         return handle
 
-    async def _outcome(self, cascade: Cascade, asked: Asked, inputs: Mapping[str, Json], id: str, who: str | None) -> Outcome:
-        try:
-            outcome = await cascade.arun(inputs, id=id, schema=asked.schema)
-        except (InputError, TemplateError) as err:
-            raise Refused(400, "invalid_request_error", str(err)) from err
-        except (ConfigurationError, MissingRecording) as err:
-            raise Refused(500, "configuration", str(err)) from err
-        self.trails[id] = (who, records.to_line(outcome))
+    async def _outcome(self, ordered: Order, who: str | None) -> Outcome:
+        outcome = await ordered.answer()
+        self.trails[ordered.id] = (who, records.to_line(outcome))
         while len(self.trails) > MOST_TRAILS:
             self.trails.popitem(last=False)
         return outcome
 
-    async def _whole(self, shape: Shape, asked: Asked, work: asyncio.Future[Outcome], id: str, request: Request) -> Response:
+    async def _whole(self, ordered: Order, work: asyncio.Future[Outcome], request: Request) -> Response:
         """The answer in one piece; what is asked for a caller who has gone is cancelled."""
         gone = asyncio.ensure_future(_gone(request))
+        headers = {"x-cascade-trail-id": ordered.id}
         try:
             waiting: set[asyncio.Future[Any]] = {work, gone}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 return Response(status_code=499)
             outcome = await work
-            headers = _headers(outcome, id)
-            problem = ended(outcome)
-            if problem is not None:
-                return _no(shape, problem, headers)
-            return JSONResponse(shape.reply(asked, outcome, id, int(time.time())), headers=headers)
+            headers = ordered.headers(outcome)
+            return JSONResponse(ordered.reply(outcome), headers=headers)
         except Refused as problem:
-            return _no(shape, problem, {"x-cascade-trail-id": id})
+            return _no(ordered.shape, problem, headers)
         finally:
             gone.cancel()
             work.cancel()
 
-    async def _stream(self, shape: Shape, asked: Asked, work: asyncio.Future[Outcome], id: str) -> AsyncIterator[bytes]:
+    async def _stream(self, ordered: Order, work: asyncio.Future[Outcome]) -> AsyncIterator[bytes]:
         """Signs of life until the answer is accepted, then the answer. Starlette cancels this when the caller goes."""
         try:
             while not (await asyncio.wait({work}, timeout=ALIVE))[0]:
-                yield shape.alive()
-            outcome = await work
-            problem = ended(outcome)
-            if problem is not None:
-                yield shape.broken(problem)
-                return
-            for event in shape.events(asked, shape.reply(asked, outcome, id, int(time.time()))):
+                yield ordered.shape.alive()
+            for event in ordered.events(await work):
                 yield event
         except Refused as problem:
-            yield shape.broken(problem)
+            yield ordered.shape.broken(problem)
         finally:
             work.cancel()
-
-    def _policy(self, asked: Asked) -> tuple[Cascade, dict[str, Json]]:
-        """The policy that is asked, and its inputs: the messages, or for a policy with a prompt of its own the one message as inputs."""
-        cascade = self.policies.get(asked.model)
-        if cascade is None:
-            raise Refused(404, "model_not_found", f"there is no policy {asked.model!r}; there are: {', '.join(self.policies)}")
-        if not asked.messages:
-            raise Refused(400, "invalid_request_error", "messages: there is none")
-        prompt = cascade.policy.prompt
-        if prompt is None:
-            return cascade, {"messages": asked.messages}
-        if len(asked.messages) != 1:
-            raise Refused(400, "invalid_request_error", f"the policy {asked.model} has a prompt of its own: send one message, its inputs as JSON")
-        return cascade, _inputs(asked.messages[0]["content"], prompts.variables(prompt) - {"inputs"}, asked.model)
 
     # ------------------------------------------------------------ who asks
 
@@ -212,31 +178,7 @@ async def _body(request: Request) -> dict[str, Json]:
         read += part
         if len(read) > MAX_BODY:
             raise Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
-    try:
-        found = jiter.from_json(bytes(read), catch_duplicate_keys=True, allow_inf_nan=False)
-    except ValueError as err:
-        raise Refused(400, "invalid_request_error", f"the body is not JSON: {err}") from err
-    if not isinstance(found, dict):
-        raise Refused(400, "invalid_request_error", "the body must be a JSON object")
-    return found
-
-
-def _inputs(content: str, wanted: set[str], policy: str) -> dict[str, Json]:
-    try:
-        found = jiter.from_json(content.encode("utf-8", "surrogatepass"), catch_duplicate_keys=True, allow_inf_nan=False)
-    except ValueError:
-        found = None
-    if isinstance(found, dict) and set(found) >= wanted:
-        return found
-    if len(wanted) == 1:
-        return {next(iter(wanted)): content}
-    raise Refused(400, "invalid_request_error", f"the policy {policy} has a prompt of its own: the message must be a JSON object with its inputs, "
-                                                f"{', '.join(sorted(wanted))}")
-
-
-def _headers(outcome: Outcome, id: str) -> dict[str, str]:
-    cost = "unknown" if outcome.cost_usd is None else f"{outcome.cost_usd:f}"
-    return {"x-cascade-tier": outcome.tier or "", "x-cascade-status": outcome.status, "x-cascade-cost-usd": cost, "x-cascade-trail-id": id}
+    return body_of(bytes(read))
 
 
 def _no(shape: Shape, problem: Refused, headers: Mapping[str, str] | None = None) -> Response:
