@@ -203,12 +203,41 @@ def test_what_is_not_accepted_is_an_error_that_says_whether_to_try_again(serving
     with pytest.raises(openai.APIStatusError) as caught:
         ours.chat.completions.create(model="chat", messages=QUESTION, response_format=FORMAT)
     assert (caught.value.status_code, caught.value.code, caught.value.response.headers["x-should-retry"]) == (status, code, again)
+    with pytest.raises(openai.APIStatusError) as by_response:
+        ours.responses.create(model="chat", input="2 and 2?", text={"format": {"type": "json_schema", "name": "sum", "schema": SUM}})
+    assert (by_response.value.status_code, by_response.value.code) == (status, code)
     with pytest.raises(openai.APIError) as streamed:
         list(ours.chat.completions.create(model="chat", messages=QUESTION, response_format=FORMAT, stream=True))
     assert streamed.value.code == code
     with pytest.raises(anthropic.APIStatusError) as other:
         theirs.messages.create(model="chat", messages=QUESTION, max_tokens=10, output_config={"format": {"type": "json_schema", "schema": SUM}})
     assert other.value.status_code == status
+
+
+def test_the_responses_api_is_spoken_too(serving: Serving, ours: openai.OpenAI) -> None:
+    class Sum(BaseModel):
+        sum: int
+
+    serving.models.said = {"small": '{"sum": "four"}', "big": '{"sum": 4}'}
+    raw = ours.responses.with_raw_response.parse(model="chat", instructions="Be brief.", input="2 and 2?", text_format=Sum)
+    reply = raw.parse()
+    assert (reply.output_parsed, reply.status, raw.headers["x-cascade-tier"]) == (Sum(sum=4), "completed", "big")
+    assert reply.usage is not None
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.total_tokens) == (20, 10, 30)
+    assert [(m.role, m.content) for m in serving.models.calls[0].messages] == [("system", "Be brief."), ("user", "2 and 2?")]
+
+
+def test_responses_are_streamed_in_their_events(serving: Serving, ours: openai.OpenAI) -> None:
+    with ours.responses.stream(model="chat", input=[{"role": "user", "content": [{"type": "input_text", "text": "2 and 2?"}]}]) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert (final.output_text, kinds[0], kinds[-1]) == ("four", "response.created", "response.completed")
+    assert "response.output_text.delta" in kinds
+    serving.models.said = {"small": ("I will not.", "refusal"), "big": ""}
+    refused = ours.responses.create(model="chat", input="2 and 2?").output[0]
+    assert refused.content[0].refusal == "I will not."  # type: ignore[union-attr]
+    with ours.responses.stream(model="chat", input="2 and 2?") as stream:
+        assert "response.refusal.done" in [event.type for event in stream]
 
 
 # ---------------------------------------------------------------- Anthropic's shape

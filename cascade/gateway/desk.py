@@ -14,11 +14,12 @@ from cascade.app import Cascade
 from cascade.errors import ConfigurationError, InputError, MissingRecording, TemplateError, UserError
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
+from cascade.gateway.responses import Responses
 from cascade.gateway.wire import Asked, Refused, Shape, ended
 from cascade.outcome import Outcome
 from cascade.types import Json
 
-SHAPES: Mapping[str, Shape] = {"/chat/completions": Chat(), "/messages": Messages()}
+SHAPES: Mapping[str, Shape] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
 """By the path below /v1."""
 MAX_BODY = 8 * 1024 * 1024
 """Bytes that a request may have."""

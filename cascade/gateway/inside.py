@@ -24,8 +24,8 @@ Client = TypeVar("Client")
 def wrap(client: Client, *policies: Cascade | str | os.PathLike[str]) -> Client:
     """A copy of an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client for which a policy's name is a model.
 
-    `policies` are policy files, or Cascades. Calls of `chat.completions` and `messages` that name one are answered by its ladder; all other
-    calls go where they went. Raises ValueError for two policies of a name, TypeError for a client that is none of these.
+    `policies` are policy files, or Cascades. Calls of `chat.completions`, `responses` and `messages` that name one are answered by its ladder;
+    all other calls go where they went. Raises ValueError for two policies of a name, TypeError for a client that is none of these.
     """
     found: dict[str, Cascade] = {}
     for given in policies:
