@@ -321,6 +321,20 @@ def test_what_may_be_decided_before_a_late_gate_is_learned_and_the_engine_does_w
     assert min(served.values()) < 60, "some requests are spared the late vote"
 
 
+@pytest.mark.parametrize("text", [
+    LATE,
+    LATE.replace("{agreement: {with: p/other}}", "{agreement: {with: p/other, threshold: 0, accept_at: 1}}"),
+    POLICY.replace("{agreement: {with: p/other, threshold: 1.0}}", "{consistency: {samples: 3, threshold: 0.3, accept_at: 1}}, {agreement: {with: p/tiny, late: true}}"),
+], ids=["a late vote", "enough before it", "samples before it"])  # fmt: skip
+def test_what_the_declared_policy_is_counted_to_cost_is_what_the_engine_pays(tmp_path: Path, text: str) -> None:
+    found = evidence(tmp_path, 80, draws, policy=text)
+    served = path.Ladder(found, ()).as_declared([True])
+    outcomes = [asked(found.policy, id) for id in found.ids]
+    assert [o.tier for o in outcomes] == [found.policy.tiers[k].name for k in served.tier]
+    assert [float(o.cost_usd or 0) for o in outcomes] == pytest.approx(served.cost.tolist())
+    assert len({round(cost, 6) for cost in served.cost}) > 2, "some are spared the late gate"
+
+
 def asked(policy: Policy, question: str) -> Outcome:
     return asyncio.run(Cascade(policy, ask=answering(draws), cache=CacheSettings(backend="off")).arun({"question": question}))
 
