@@ -334,6 +334,41 @@ def test_a_caller_who_goes_stops_what_is_asked(serving: Serving) -> None:
     assert serving.models.cancelled.wait(5)
 
 
+# ---------------------------------------------------------------- operations
+
+
+def test_metrics_count_requests_tokens_dollars_and_verdicts(serving: Serving, ours: openai.OpenAI) -> None:
+    import httpx2
+
+    def counted() -> dict[str, float]:
+        lines = httpx2.get(f"{serving.url}/metrics").text.splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    before = counted()
+    serving.models.said = {"small": '{"sum": "four"}', "big": '{"sum": 4}'}
+    ours.chat.completions.create(model="chat", messages=QUESTION, response_format=FORMAT)
+    with pytest.raises(openai.NotFoundError):
+        ours.chat.completions.create(model="none", messages=QUESTION)
+    more = {name: round(value - before.get(name, 0), 6) for name, value in counted().items()}
+    assert more['cascade_requests_total{policy="chat",status="accepted",tier="big"}'] == 1
+    assert more['cascade_tokens_total{kind="input",model="p/small",policy="chat"}'] == 10
+    assert more['cascade_calls_total{model="p/big",policy="chat",result="stop"}'] == 1
+    assert more['cascade_verdicts_total{gate="schema",policy="chat",tier="small",verdict="failed"}'] == 1
+    assert more['cascade_cost_usd_total{policy="chat"}'] == 0.00022
+    assert more['cascade_request_seconds_count{policy="chat"}'] == 1
+    assert more['cascade_refused_total{kind="model_not_found"}'] == 1
+
+
+def test_each_request_is_a_line_without_its_text(serving: Serving, ours: openai.OpenAI, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="cascade.gateway"):
+        ours.chat.completions.create(model="chat", messages=[{"role": "user", "content": "a secret"}])
+    (line,) = [json.loads(record.getMessage()) for record in caplog.records if record.name == "cascade.gateway"]
+    assert {name: line[name] for name in ("event", "key", "status", "tier", "cost_usd", "calls", "error")} == {
+        "event": "request", "key": None, "status": "accepted", "tier": "small", "cost_usd": 0.00011, "calls": 1, "error": None}
+    assert "secret" not in caplog.text
+    assert "four" not in caplog.text
+
+
 # ---------------------------------------------------------------- keys
 
 
@@ -395,6 +430,7 @@ def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
         assert "for this machine only" in said
         with openai.OpenAI(base_url=said.split()[3].rstrip(","), api_key="none") as client:
             assert client.chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"
+        assert json.loads(process.stderr.readline())["status"] == "accepted"
         process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         assert process.wait(20) in (0, -signal.SIGTERM)

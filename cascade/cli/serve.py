@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from typing import Annotated
 
@@ -22,6 +23,7 @@ def serve(
     keys: Annotated[str | None, typer.Option("--keys", metavar="FILE", show_default=False, help="Who may ask: lines NAME SHA256.")] = None,
     new_key: Annotated[str | None, typer.Option("--new-key", metavar="NAME", show_default=False,
                        help="Print a fresh key and its line for the keys file, and stop.")] = None,
+    log: Annotated[bool, typer.Option("--log/--no-log", help="A JSON line for each request on stderr; no text of prompts and answers.")] = True,
     drain: Annotated[int, typer.Option("--drain", metavar="SECONDS", min=0, help="How long requests in flight may go on at the end.")] = 30,
 ) -> None:
     """Answer OpenAI's and Anthropic's clients: change their base_url, and name a policy as the model.
@@ -45,7 +47,7 @@ def serve(
         from cascade.gateway.keys import Keys, new
         from cascade.gateway.server import Gateway
     except ImportError as err:
-        raise ConfigurationError(f"serve needs starlette and uvicorn: {HOW}") from err
+        raise ConfigurationError(f"serve needs starlette, uvicorn and prometheus-client: {HOW}") from err
     if new_key is not None:
         key, line = new(new_key)
         show.note(f"the key, which is shown this once: {key}\nits line for the keys file:")
@@ -64,6 +66,7 @@ def serve(
         if cascade.policy.name in served:
             raise InputError(f"{path}: a policy named {cascade.policy.name} is served already; names must be unique")
         served[cascade.policy.name] = cascade
+    _logging(log)
     config = uvicorn.Config(Gateway(served, known).app, host, port, log_level="warning", access_log=False, server_header=False,
                             timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
     server = uvicorn.Server(config)
@@ -80,6 +83,14 @@ def serve(
         server.run()
     except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why
         raise InputError(f"cannot listen on {host}:{port}") from err
+
+
+def _logging(wanted: bool) -> None:
+    """The gateway's lines go to stderr as they are."""
+    lines = logging.getLogger("cascade.gateway")
+    lines.propagate = False
+    lines.setLevel(logging.INFO if wanted else logging.WARNING)
+    lines.addHandler(logging.StreamHandler())
 
 
 def _own(host: str) -> bool:

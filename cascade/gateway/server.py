@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -21,10 +23,12 @@ from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
 from cascade.gateway.keys import Keys
 from cascade.gateway.messages import Messages
+from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.wire import Refused, Shape
 from cascade.outcome import Outcome
-from cascade.types import Json
+from cascade.types import Failed, Json, Tried
 
+log = logging.getLogger("cascade.gateway")
 MOST_TRAILS = 1_000
 """So many trails can be looked up afterwards."""
 ALIVE = 5.0
@@ -40,12 +44,14 @@ class Gateway:
         self.policies, self.keys = policies, keys
         self.trails: OrderedDict[str, tuple[str | None, bytes]] = OrderedDict()
         self.started = int(time.time())
+        self.metrics = Metrics()
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
             Route("/v1/models", self._models),
             Route("/v1/models/{model}", self._model),
             Route("/v1/cascade/trails/{id}", self._trail),
             Route("/health", self._health),
+            Route("/metrics", self._metrics),
         ]
         self.app = Starlette(routes=routes, lifespan=self._life)
 
@@ -63,6 +69,7 @@ class Gateway:
                 who = self._who(request)
                 ordered = order(shape, await _body(request), self.policies)
             except Refused as problem:
+                self._refuse(problem)
                 return _no(shape, problem)
             except ClientDisconnect:
                 return Response(status_code=400)
@@ -75,11 +82,26 @@ class Gateway:
         return handle
 
     async def _outcome(self, ordered: Order, who: str | None) -> Outcome:
-        outcome = await ordered.answer()
+        started = time.perf_counter()
+        try:
+            outcome = await ordered.answer()
+        except Refused as problem:
+            self._refuse(problem)
+            raise
+        self.metrics.ended(ordered.asked.model, outcome)
+        told = {"id": ordered.id, "key": who, "policy": outcome.policy, "status": outcome.status, "tier": outcome.tier, "cached": outcome.cached,
+                "cost_usd": None if outcome.cost_usd is None else float(outcome.cost_usd), "seconds": round(time.perf_counter() - started, 4),
+                "calls": sum(isinstance(e, Tried | Failed) for e in outcome.trail), "error": (outcome.error or "").partition(":")[0] or None,
+                "alarm": outcome.alarm}  # fmt: skip
+        log.info(orjson.dumps({"event": "request", **told}).decode())
         self.trails[ordered.id] = (who, records.to_line(outcome))
         while len(self.trails) > MOST_TRAILS:
             self.trails.popitem(last=False)
         return outcome
+
+    def _refuse(self, problem: Refused) -> None:
+        self.metrics.refused(problem.kind)
+        log.info(orjson.dumps({"event": "refused", "status": problem.status, "kind": problem.kind}).decode())
 
     async def _whole(self, ordered: Order, work: asyncio.Future[Outcome], request: Request) -> Response:
         """The answer in one piece; what is asked for a caller who has gone is cancelled."""
@@ -158,6 +180,13 @@ class Gateway:
         except Refused as problem:
             return _no(Chat(), problem)
         return Response(line, media_type="application/json")
+
+    async def _metrics(self, request: Request) -> Response:
+        try:
+            self._who(request)
+        except Refused as problem:
+            return _no(Chat(), problem)
+        return Response(self.metrics.text(), media_type=None, headers={"content-type": TYPE})
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "policies": {name: cascade.label for name, cascade in self.policies.items()}})
