@@ -25,7 +25,7 @@ from cascade.around.lease import once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
-from cascade.budget import Purse
+from cascade.budget import Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
 from cascade.errors import ConfigurationError, InputError, PolicyError
@@ -70,13 +70,18 @@ class Cascade:
     so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
     that the cache is on disk; at exit it is closed anyway.
 
+    It can be pickled: what crosses is the policy with every file it was read from, and where cache and monitor are; the other process opens
+    its own, and reads keys from its environment. An `ask` cannot cross, nor a run's budget that is not shared: ConfigurationError.
+
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
-    and in memory only where `ask` is given, since what fakes answer is no traffic.
+    and in memory only where `ask` is given, since what fakes answer is no traffic. `purse` is a run's budget that
+    processes share, in place of the policy's own.
     """
 
-    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None) -> None:
+    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
+                 purse: Budget | None = None) -> None:
         self.policy = policy
-        self.purse = None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run")
+        self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
@@ -96,6 +101,16 @@ class Cascade:
         from cascade.policy import load
 
         return cls(load(os.fspath(path)), ask=ask, cache=cache, monitor=monitor)
+
+    def __reduce__(self) -> tuple[Callable[..., Cascade], tuple[Policy, CacheSettings, str | None, Budget | None]]:
+        if self._given is not None:
+            raise ConfigurationError("a Cascade with an `ask` of its own cannot cross to another process; make one there: Cascade.load(path, ask=…)")
+        if isinstance(self.purse, Purse):
+            raise ConfigurationError(f"{self.policy.path or self.policy.name}: each process that a Cascade with budget.per_run crosses to would "
+                                     "spend it once more; cascade.bulk.map_batches shares or divides it")
+        monitor = self._monitor.path if self._monitor is not None else None
+        return _crossed, (_at_home_anywhere(self.policy), replace(self._settings, path=_absolute(self._settings.path)),
+                          monitor and _absolute(monitor), self.purse)
 
     # ------------------------------------------------------------ answering
 
@@ -334,6 +349,23 @@ class Cascade:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _crossed(policy: Policy, cache: CacheSettings, monitor: str | None, purse: Budget | None) -> Cascade:
+    """A Cascade of another process, in this one."""
+    return Cascade(policy, cache=cache, monitor=monitor, purse=purse)
+
+
+def _at_home_anywhere(policy: Policy) -> Policy:
+    """The policy where the working directory is another one: recordings are found by their whole path."""
+    found = {name: replace(one, options={**one.options, "path": _absolute(one.options["path"])}) if "path" in one.options else one
+             for name, one in policy.providers.items()}
+    safer = policy.safer and _at_home_anywhere(policy.safer)
+    return replace(policy, providers=found, safer=safer)
+
+
+def _absolute(path: str) -> str:
+    return path if path == live.MEMORY or path.startswith("~") else os.path.abspath(path)
 
 
 _open_cascades: weakref.WeakSet[Cascade] = weakref.WeakSet()
