@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -109,8 +109,7 @@ class Cascade:
             raise ConfigurationError(f"{self.policy.path or self.policy.name}: each process that a Cascade with budget.per_run crosses to would "
                                      "spend it once more; cascade.bulk.map_batches shares or divides it")
         monitor = self._monitor.path if self._monitor is not None else None
-        return _crossed, (_at_home_anywhere(self.policy), replace(self._settings, path=_absolute(self._settings.path)),
-                          monitor and _absolute(monitor), self.purse)
+        return _crossed, (anywhere(self.policy), _anywhere(self._settings), monitor and _absolute(monitor), self.purse)
 
     # ------------------------------------------------------------ answering
 
@@ -148,8 +147,11 @@ class Cascade:
     def run(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None) -> Outcome[Any]:
         """`arun` for sync code; also works where an event loop is running already (Jupyter)."""
         call = functools.partial(self.arun, inputs, output=output, id=id)
-        outcome: Outcome[Any] = self._sync().call(call)
-        return outcome
+        return self.call(call)
+
+    def call(self, do: Callable[[], Awaitable[T]]) -> T:
+        """What `do` gives, on the sync face's event loop: for sync code that has several requests at a time."""
+        return self._sync().call(do)
 
     def task(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the function's arguments become the template's variables, its return annotation the type of the output.
@@ -168,8 +170,7 @@ class Cascade:
 
     def record(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
         """`arecord` for sync code."""
-        outcome: Outcome[Json] = self._sync().call(functools.partial(self.arecord, inputs, id=id))
-        return outcome
+        return self.call(functools.partial(self.arecord, inputs, id=id))
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -356,12 +357,16 @@ def _crossed(policy: Policy, cache: CacheSettings, monitor: str | None, purse: B
     return Cascade(policy, cache=cache, monitor=monitor, purse=purse)
 
 
-def _at_home_anywhere(policy: Policy) -> Policy:
-    """The policy where the working directory is another one: recordings are found by their whole path."""
+def anywhere(policy: Policy) -> Policy:
+    """The policy where the working directory is another one: its cache, monitor and recordings by their whole paths."""
     found = {name: replace(one, options={**one.options, "path": _absolute(one.options["path"])}) if "path" in one.options else one
              for name, one in policy.providers.items()}
-    safer = policy.safer and _at_home_anywhere(policy.safer)
-    return replace(policy, providers=found, safer=safer)
+    watch = policy.watch and replace(policy.watch, file=_absolute(policy.watch.file))
+    return replace(policy, providers=found, cache=_anywhere(policy.cache), watch=watch, safer=policy.safer and anywhere(policy.safer))
+
+
+def _anywhere(cache: CacheSettings) -> CacheSettings:
+    return replace(cache, path=_absolute(cache.path))
 
 
 def _absolute(path: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 import stub
 
 from cascade import errors
-from cascade.app import Cascade
+from cascade.app import Cascade, anywhere
 from cascade.errors import CascadeError, ConfigurationError, NotAccepted, PolicyError
 from cascade.outcome import Outcome
 from cascade.policy import load
@@ -113,7 +113,7 @@ def test_what_comes_back_is_the_same_policy_and_the_same_places(policy: Path, mo
     made = Cascade.load("order.yaml")
     monkeypatch.chdir(tmp_path)
     again: Cascade = pickle.loads(pickle.dumps(made))
-    assert (again.policy, again.label, again.digests) == (made.policy, made.label, made.digests)
+    assert (again.policy, again.label, again.digests) == (anywhere(made.policy), made.label, made.digests)
     once_more: Any = pickle.loads(pickle.dumps(Cascade(made.policy, cache=CacheSettings(backend="memory"))))
     assert (again._settings.path, once_more._settings.backend) == (str(tmp_path / "cache"), "memory")
 
