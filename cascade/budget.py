@@ -31,11 +31,15 @@ class Purse:
         self.spent = Decimal(0)
         self.reserved = Decimal(0)
 
+    @property
+    def left(self) -> Decimal:
+        """What is neither spent nor set aside."""
+        return self.limit - self.spent - self.reserved
+
     def reserve(self, worst: Decimal) -> None:
         """Set the worst case of a call aside. Raises BudgetExceeded if it is not there; then nothing was taken."""
-        left = self.limit - self.spent - self.reserved
-        if worst > left:
-            raise short(worst, left, self.scope)
+        if worst > self.left:
+            raise short(worst, self.left, self.scope)
         self.reserved += worst
 
     def settle(self, worst: Decimal, cost: Decimal | None) -> None:
