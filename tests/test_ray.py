@@ -19,6 +19,7 @@ import pytest
 import real_redis
 import stub
 from test_cli import Cli, cli, server  # noqa: F401  # fixtures
+from test_docs import ROOT, blocks
 
 from cascade.bulk import Journal, on_ray, shards
 from cascade.bulk.journal import standing
@@ -147,6 +148,12 @@ def test_ctrl_c_finishes_what_is_in_flight(cluster: Any, cli: Cli, server: stub.
     assert (code, out, "stopped early: interrupted" in err, asked < 40, statuses()) == (3, "", True, True, {"accepted": asked}), err
 
 
+def test_the_example_of_ray_data_in_the_docs_runs(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("docs/ray.md")
+    exec(compile(code, "docs/ray.md", "exec"), {"__name__": "example"})
+
+
 # ---------------------------------------------------------------- without a cluster
 
 
@@ -202,16 +209,48 @@ def test_a_worker_waits_for_one_that_is_about_to_die_and_ends_when_it_does_not(c
     assert (a_worker(2), len(server.requests)) == (on_ray.Ended(1), 2)
 
 
+LIMITED = 'version: 1\nname: p\nprompt: "{{ x }}"\nproviders: {here: {kind: openai, base_url: "http://127.0.0.1:1", MORE}}\ntiers: [here/m]\n'
+
+
 @pytest.mark.parametrize(("more", "concurrency", "workers", "found"), [
     ("concurrency: 3", 16, 8, (3, "providers.here.concurrency")), ("concurrency: 8", 16, 8, (8, None)),
     ("requests_per_minute: 9", 4, 8, (4, "--concurrency")), ("tokens_per_minute: 2, concurrency: 9", 4, 8, (2, "providers.here.tokens_per_minute")),
 ])
 def test_no_more_workers_than_can_divide_the_limits(more: str, concurrency: int, workers: int, found: tuple[int, str | None]) -> None:
-    policy = load_text(f'version: 1\nname: p\nprompt: "{{{{ x }}}}"\nproviders: {{here: {{kind: openai, base_url: "http://127.0.0.1:1", {more}}}}}\n'
-                       "tiers: [here/m]\n", "p.yaml")
+    policy = load_text(LIMITED.replace("MORE", more), "p.yaml")
     most, limit = on_ray.share(policy, concurrency, workers)
     assert (most, limit) == found
     assert on_ray.job(policy, concurrency, most).concurrency * most <= concurrency
+
+
+class Hired(on_ray.Crew):
+    """A crew that only notes with what pauses it hires."""
+
+    def hire(self, pause: float = 0.0) -> None:
+        self.idle.append(pause)
+
+
+@pytest.mark.parametrize(("limit", "pauses"), [("concurrency: 9", [0.0, 0.0]), ("requests_per_minute: 9", [60.0, 60.0]), ("tokens_per_minute: 9", [60.0, 60.0])])
+def test_rows_of_which_three_workers_die_end_the_run_and_a_successor_waits_until_the_minute_is_over(limit: str, pauses: list[float]) -> None:
+    policy = load_text(LIMITED.replace("MORE", limit), "p.yaml")
+    shard = shards.Shard("out.jsonl.shards/000002.jsonl", 20, tuple(rows(10)), 10)
+    said: list[str] = []
+    crew = Hired(None, on_ray.job(policy, 4, 2), None, said.append)
+    assert [crew._died(shard, "killed") for _ in range(3)] == [[shard], [shard], []]
+    assert (crew.idle, crew.progress.stopped) == (pauses, "3 workers died of rows 21 to 30, one after the other: killed")
+    assert said == ["a worker died; another one goes on with rows 21 to 30"] * 2
+
+
+def test_a_torn_line_of_a_worker_that_nobody_followed_stays_out_of_the_output(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+    server.default = stub.Reply(SLOW.body)
+    written(server, 3)
+    a_worker(3)
+    folder = shards.Shards("out.jsonl", 3, 1)
+    whole = folder.path(0).read_bytes()
+    folder.path(0).write_bytes(whole[:-5])
+    assert [outcome.id for outcome in folder.merge()] == ["r0", "r1"]
+    assert Path("out.jsonl").read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    folder.close()
 
 
 def rows(count: int) -> list[Row]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -113,17 +112,20 @@ class Shards:
         try:
             with beside.open("wb") as out:
                 for number in range(self.count):
-                    if self.path(number).exists():
-                        with self.path(number).open("rb") as file:
-                            for line in file:
-                                yield records.from_line(line)
-                            file.seek(0)
-                            shutil.copyfileobj(file, out)
+                    for line in self._lines(number):
+                        out.write(line)
+                        yield records.from_line(line)
                 out.flush()
                 os.fsync(out.fileno())
             beside.rename(self.output)
         except OSError as err:
             raise InputError(f"{self.output}: cannot be written: {err.strerror}") from err
+
+    def _lines(self, number: int) -> Iterator[bytes]:
+        """The whole lines of a block; the last may be torn, when its worker died and no other took its place."""
+        if self.path(number).exists():
+            with self.path(number).open("rb") as file:
+                yield from (line for line in file if line.endswith(b"\n"))
 
     def close(self) -> None:
         """Give the lock back."""
