@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cascade.errors import CascadeError, ConfigurationError, NotAccepted, Policy
 from cascade.outcome import Outcome
 from cascade.policy import load
 from cascade.testing import Scripted
-from cascade.types import CacheSettings
+from cascade.types import CacheSettings, Policy, Provider, Template, Watch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -116,6 +117,18 @@ def test_what_comes_back_is_the_same_policy_and_the_same_places(policy: Path, mo
     assert (again.policy, again.label, again.digests) == (anywhere(made.policy), made.label, made.digests)
     once_more: Any = pickle.loads(pickle.dumps(Cascade(made.policy, cache=CacheSettings(backend="memory"))))
     assert (again._settings.path, once_more._settings.backend) == (str(tmp_path / "cache"), "memory")
+
+
+def test_cache_monitor_and_recordings_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    played = Provider("play", "recorded", options={"path": "calls.jsonl"})
+    made = Policy("p", Template("x", "x.j2"), (), providers={"play": played}, cache=CacheSettings(path="c"), watch=Watch("w.json", "", 1))
+    made = replace(made, safer=replace(made, cache=CacheSettings(path="~/c")))
+    found = anywhere(made)
+    assert found.safer is not None
+    assert found.watch is not None
+    assert (found.cache.path, found.safer.cache.path, found.watch.file, found.safer.providers["play"].options["path"]) == (
+        str(tmp_path / "c"), "~/c", str(tmp_path / "w.json"), str(tmp_path / "calls.jsonl"))
 
 
 def test_every_shipped_policy_crosses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

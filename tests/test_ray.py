@@ -212,6 +212,26 @@ def test_a_worker_waits_for_one_that_is_about_to_die_and_ends_when_it_does_not(c
 LIMITED = 'version: 1\nname: p\nprompt: "{{ x }}"\nproviders: {here: {kind: openai, base_url: "http://127.0.0.1:1", MORE}}\ntiers: [here/m]\n'
 
 
+def test_a_worker_tells_why_it_stopped(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+    written(server, 2)
+    server.default = stub.failure(401)
+    ended = a_worker(2)
+    assert (ended.configuration, ended.error, (ended.stopped or "").partition(":")[0]) == (True, None, "configuration")
+    Path("order.yaml").write_text(Path("order.yaml").read_text().replace("api_key_env: null", "api_key_env: NO_SUCH_KEY"))
+    ended = a_worker(2, force=True)
+    assert (ended.stopped, ended.error) == ("an error", 'provider "here" has no key: set the environment variable NO_SUCH_KEY')
+
+
+def test_the_till_sets_aside_and_settles() -> None:
+    till = on_ray.Till(Decimal(1))
+    assert till.reserve(Decimal("0.7")) is None
+    assert till.reserve(Decimal("0.4")) == Decimal("0.3")
+    till.settle(Decimal("0.7"), Decimal("0.2"))
+    assert till.reserve(Decimal("0.8")) is None
+    till.settle(Decimal("0.8"), None)
+    assert till.reserve(Decimal("0.1")) == 0
+
+
 @pytest.mark.parametrize(("more", "concurrency", "workers", "found"), [
     ("concurrency: 3", 16, 8, (3, "providers.here.concurrency")), ("concurrency: 8", 16, 8, (8, None)),
     ("requests_per_minute: 9", 4, 8, (4, "--concurrency")), ("tokens_per_minute: 2, concurrency: 9", 4, 8, (2, "providers.here.tokens_per_minute")),
