@@ -127,11 +127,11 @@ LIMITED = 'version: 1\nname: p\nprompt: "{{ x }}"\nproviders: {here: {kind: open
     ("concurrency: 7", 3, (2, None, None)), ("requests_per_minute: 600, tokens_per_minute: 1000", 8, (None, 75, 125)), ("concurrency: 8", 8, (1, None, None)),
 ])
 def test_limits_are_divided_and_rounded_down(more: str, workers: int, share: tuple[int | None, ...]) -> None:
-    one = divided(load_text(LIMITED.replace("MORE", more) + "budget: {per_run: 1}\n", "p.yaml"), workers)
+    one = divided(load_text(LIMITED.replace("MORE", more) + "budget: {per_run: 2}\n", "p.yaml"), workers)
     here = one.providers["here"]
     assert (here.concurrency, here.requests_per_minute, here.tokens_per_minute) == share
     assert one.budget_per_run is not None
-    assert Decimal("0.99999999") < one.budget_per_run * workers <= 1
+    assert Decimal("1.99999999") < one.budget_per_run * workers <= 2
 
 
 @pytest.mark.parametrize(("more", "arguments", "says"), [

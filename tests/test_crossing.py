@@ -41,8 +41,9 @@ def server() -> Iterator[stub.Stub]:
 
 
 @pytest.fixture
-def policy(server: stub.Stub, tmp_path: Path) -> Path:
+def policy(server: stub.Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A policy of several files, with keys in the environment."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "policies"
     (folder / "parts").mkdir(parents=True)
     (folder / "ask.j2").write_text('{% include "parts/head.j2" %}\n{{ text }}\n')
