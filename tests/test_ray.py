@@ -161,6 +161,16 @@ def test_the_example_of_ray_data_in_the_docs_runs(cluster: Any, monkeypatch: pyt
 def test_ray_missing_is_one_line(cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli("run", *written(server, 2), *RAY) == (2, "", "--engine ray needs Ray: pip install 'cascade-judge[ray]'\n")
+    server.default = stub.Reply(SLOW.body)
+    assert cli("run", "order.yaml", "in.jsonl", "-o", "out.jsonl")[0] == 0, "nothing was begun, so it can be done without"
+
+
+@pytest.mark.parametrize(("address", "why"), [("127.0.0.1:1", "[Errno 111] Connection refused"), ("nonsense", "Invalid address format: nonsense")])
+def test_a_cluster_that_is_not_there_is_one_line(address: str, why: str, cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'cascade-judge[ray]'")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cli("run", *written(server, 2), *RAY) == (2, "", f"no Ray cluster at RAY_ADDRESS={address}: {why}\n")
 
 
 def test_one_engine_does_not_go_on_with_what_the_other_began(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
@@ -291,6 +301,7 @@ def test_blocks_follow_one_another_and_are_as_long_as_the_first_run_made_them(to
     assert ([len(one.rows) for one in found], [row for one in found for row in one.rows]) == (blocks, rows(total))
     with pytest.raises(InputError, match=f"out.jsonl: locked by pid {os.getpid()}: another run is writing it"):
         shards.Shards(output, total, workers)
+    Path(f"{first.path(0)}.journal").touch()
     first.close()
     again = shards.Shards(output, total, workers + 5)
     assert [one.path for one in again.split(rows(total), total)] == [one.path for one in found]

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -30,6 +31,8 @@ DEATHS = 3
 LOOK = 0.25
 """Seconds between two looks at what the workers have done."""
 MINUTE = 60.0
+REACH = 5.0
+"""Seconds for connecting to a cluster."""
 PATIENCE = 15.0
 """Seconds that a worker waits for a shard which another one still has."""
 CLOSING = 10.0
@@ -205,6 +208,8 @@ def cluster() -> Iterator[Any]:
     ours: dict[str, Any] = {} if address else {"num_cpus": 1, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
+        if address:
+            _knock(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **ours)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as err:
         where = f"no Ray cluster at RAY_ADDRESS={address}" if address else "no Ray cluster can be started here"
@@ -213,6 +218,13 @@ def cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError at once where nobody listens; Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
 
 
 @dataclass

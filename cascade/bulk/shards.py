@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -128,7 +129,11 @@ class Shards:
                 yield from (line for line in file if line.endswith(b"\n"))
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back. A folder in which nothing was begun goes."""
+        if not _journals(self.folder):
+            with suppress(OSError):
+                (self.folder / "plan.json").unlink()
+                self.folder.rmdir()
         os.close(self._lock)
 
 
