@@ -216,7 +216,7 @@ tiers: [here/m]
                                    env={**os.environ, "PYTHONPATH": str(HERE.parent)})
         assert process.stdout is not None
         pids = json.loads(process.stdout.readline())
-        while not server.requests:
+        while not server.requests and process.poll() is None:
             time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[0], signal.SIGKILL)
