@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -25,7 +25,7 @@ from cascade.around.lease import once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
-from cascade.budget import Purse
+from cascade.budget import Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
 from cascade.errors import ConfigurationError, InputError, PolicyError
@@ -72,13 +72,18 @@ class Cascade:
     so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
     that the cache is on disk; at exit it is closed anyway.
 
+    It can be pickled: what crosses is the policy with every file it was read from, and where cache and monitor are; the other process opens
+    its own, and reads keys from its environment. An `ask` cannot cross, nor a run's budget that is not shared: ConfigurationError.
+
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
-    and in memory only where `ask` is given, since what fakes answer is no traffic.
+    and in memory only where `ask` is given, since what fakes answer is no traffic. `purse` is a run's budget that
+    processes share, in place of the policy's own.
     """
 
-    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None) -> None:
+    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
+                 purse: Budget | None = None) -> None:
         self.policy = policy
-        self.purse = None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run")
+        self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
@@ -98,6 +103,15 @@ class Cascade:
         from cascade.policy import load
 
         return cls(load(os.fspath(path)), ask=ask, cache=cache, monitor=monitor)
+
+    def __reduce__(self) -> tuple[Callable[..., Cascade], tuple[Policy, CacheSettings, str | None, Budget | None]]:
+        if self._given is not None:
+            raise ConfigurationError("a Cascade with an `ask` of its own cannot cross to another process; make one there: Cascade.load(path, ask=…)")
+        if isinstance(self.purse, Purse):
+            raise ConfigurationError(f"{self.policy.path or self.policy.name}: each process that a Cascade with budget.per_run crosses to would "
+                                     "spend it once more; cascade.bulk.map_batches shares or divides it")
+        monitor = self._monitor.path if self._monitor is not None else None
+        return _crossed, (anywhere(self.policy), _anywhere(self._settings), monitor and _absolute(monitor), self.purse)
 
     # ------------------------------------------------------------ answering
 
@@ -143,9 +157,11 @@ class Cascade:
     def run(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None,
             schema: Json = None) -> Outcome[Any]:
         """`arun` for sync code; also works where an event loop is running already (Jupyter)."""
-        call = functools.partial(self.arun, inputs, output=output, id=id, schema=schema)
-        outcome: Outcome[Any] = self._sync().call(call)
-        return outcome
+        return self.call(functools.partial(self.arun, inputs, output=output, id=id, schema=schema))
+
+    def call(self, do: Callable[[], Awaitable[T]]) -> T:
+        """What `do` gives, on the sync face's event loop: for sync code that has several requests at a time."""
+        return self._sync().call(do)
 
     def task(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the function's arguments become the template's variables, its return annotation the type of the output.
@@ -167,8 +183,7 @@ class Cascade:
 
     def record(self, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome[Json]:
         """`arecord` for sync code."""
-        outcome: Outcome[Json] = self._sync().call(functools.partial(self.arecord, inputs, id=id))
-        return outcome
+        return self.call(functools.partial(self.arecord, inputs, id=id))
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
@@ -362,6 +377,27 @@ class Cascade:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _crossed(policy: Policy, cache: CacheSettings, monitor: str | None, purse: Budget | None) -> Cascade:
+    """A Cascade of another process, in this one."""
+    return Cascade(policy, cache=cache, monitor=monitor, purse=purse)
+
+
+def anywhere(policy: Policy) -> Policy:
+    """The policy where the working directory is another one: its cache, monitor and recordings by their whole paths."""
+    found = {name: replace(one, options={**one.options, "path": _absolute(one.options["path"])}) if "path" in one.options else one
+             for name, one in policy.providers.items()}
+    watch = policy.watch and replace(policy.watch, file=_absolute(policy.watch.file))
+    return replace(policy, providers=found, cache=_anywhere(policy.cache), watch=watch, safer=policy.safer and anywhere(policy.safer))
+
+
+def _anywhere(cache: CacheSettings) -> CacheSettings:
+    return replace(cache, path=_absolute(cache.path))
+
+
+def _absolute(path: str) -> str:
+    return path if path == live.MEMORY or path.startswith("~") else os.path.abspath(path)
 
 
 _open_cascades: weakref.WeakSet[Cascade] = weakref.WeakSet()

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Protocol
 
 from cascade.errors import BudgetExceeded
+
+
+class Budget(Protocol):
+    """What money is reserved from: a `Purse`, or one that processes share."""
+
+    def reserve(self, worst: Decimal) -> None: ...
+    def settle(self, worst: Decimal, cost: Decimal | None) -> None: ...
+
+
+def short(worst: Decimal, left: Decimal, scope: str) -> BudgetExceeded:
+    """What is raised when `left` is less than the `worst` that a call may cost."""
+    return BudgetExceeded(f"the next call could cost ${worst:.6f}, the {scope}'s budget has ${left:.6f} left", scope)
 
 
 class Purse:
@@ -18,11 +31,15 @@ class Purse:
         self.spent = Decimal(0)
         self.reserved = Decimal(0)
 
+    @property
+    def left(self) -> Decimal:
+        """What is neither spent nor set aside."""
+        return self.limit - self.spent - self.reserved
+
     def reserve(self, worst: Decimal) -> None:
         """Set the worst case of a call aside. Raises BudgetExceeded if it is not there; then nothing was taken."""
-        left = self.limit - self.spent - self.reserved
-        if worst > left:
-            raise BudgetExceeded(f"the next call could cost ${worst:.6f}, the {self.scope}'s budget has ${left:.6f} left", self.scope)
+        if worst > self.left:
+            raise short(worst, self.left, self.scope)
         self.reserved += worst
 
     def settle(self, worst: Decimal, cost: Decimal | None) -> None:

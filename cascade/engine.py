@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from cascade import compose, signals
-from cascade.budget import Purse
+from cascade.budget import Budget, Purse
 from cascade.decide import answered, decide, latest, partial_tier, spent, unpriced, verdicts
 from cascade.errors import BudgetExceeded, ConfigurationError, ProviderError
 from cascade.explore import explore
@@ -65,7 +65,7 @@ class Ladder:
     params: Mapping[str, Document]
     worst: Callable[[Call], Decimal | None]
     read: Callable[[str], Extracted]
-    purse: Purse | None = None
+    purse: Budget | None = None
     grader: Grader | None = None
 
 
@@ -197,7 +197,7 @@ class _Climb:
         own = purse or _own_purse(ladder.policy)
         if own is not None and seed:
             own.settle(ZERO, spent(seed))
-        self.purses = [p for p in (ladder.purse, own) if p is not None]
+        self.purses: list[Budget] = [p for p in (ladder.purse, own) if p is not None]
 
     async def outcome(self, id: str | None) -> Outcome:
         started = self.started or time.perf_counter()

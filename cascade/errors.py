@@ -43,6 +43,9 @@ class PolicyError(UserError):
         super().__init__("\n".join(problems))
         self.problems = problems
 
+    def __reduce__(self) -> tuple[type[PolicyError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
 
 class TemplateError(UserError):
     """A template that cannot be read or rendered; the message starts with file:line."""
@@ -126,3 +129,6 @@ class NotAccepted(CascadeError):
     def __init__(self, message: str, outcome: object) -> None:
         super().__init__(message)
         self.outcome = outcome
+
+    def __reduce__(self) -> tuple[type[NotAccepted], tuple[str, object]]:
+        return type(self), (str(self), self.outcome)

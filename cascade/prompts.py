@@ -24,6 +24,7 @@ MAX_RENDERED = 4 * 1024 * 1024
 """Characters a rendered prompt may have; more is an error, not a bill."""
 
 MAX_REPEAT = 100_000
+Includes = tuple[tuple[str, str], ...]
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"})
 
 
@@ -48,15 +49,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _FolderLoader(jinja2.BaseLoader):
-    """Loads `{% include "x.j2" %}` from the folder of the including template, and from nowhere else."""
+    """Loads `{% include "x.j2" %}` from what is `known` already, else from the folder of the including template, and from nowhere else."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = os.path.realpath(folder)
+    def __init__(self, folder: str, known: Includes = ()) -> None:
+        self.folder = folder
+        self.known = dict(known)
 
     def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         path = os.path.realpath(os.path.join(self.folder, template))
         if os.path.commonpath([path, self.folder]) != self.folder:
             raise jinja2.TemplateNotFound(template, f"{template} leads out of {self.folder}")
+        known = self.known.get(os.path.relpath(path, self.folder))
+        if known is not None:
+            return known, path, lambda: True
         try:
             with open(path, encoding="utf-8") as file:
                 return file.read(), path, lambda: True
@@ -65,8 +70,8 @@ class _FolderLoader(jinja2.BaseLoader):
 
 
 @lru_cache(maxsize=64)
-def _environment(folder: str) -> _Sandbox:
-    env = _Sandbox(undefined=jinja2.StrictUndefined, loader=_FolderLoader(folder), autoescape=False, keep_trailing_newline=False,
+def _environment(folder: str, known: Includes = ()) -> _Sandbox:
+    env = _Sandbox(undefined=jinja2.StrictUndefined, loader=_FolderLoader(folder, known), autoescape=False, keep_trailing_newline=False,
                    trim_blocks=True, lstrip_blocks=True, auto_reload=False)
     for name in ("center", "format", "indent", "xmlattr"):
         env.filters.pop(name)
@@ -84,9 +89,13 @@ def _to_json(value: Json, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=min(indent, 8) if indent else None)
 
 
+def _folder(template: Template) -> str:
+    return os.path.realpath(os.path.dirname(template.path) or ".")
+
+
 @lru_cache(maxsize=256)
 def _compiled(template: Template) -> jinja2.Template:
-    env = _environment(os.path.dirname(template.path) or ".")
+    env = _environment(_folder(template), template.includes)
     code = env.compile(template.source, name=template.path, filename=template.path)
     return env.template_class.from_code(env, code, env.make_globals(None), None)
 
@@ -123,11 +132,17 @@ def check(template: Template) -> list[str]:
     return []
 
 
+def whole(template: Template) -> Template:
+    """The template with all it includes, so that it needs no file any more. It must be sound."""
+    folder = _folder(template)
+    return template._replace(includes=tuple((os.path.relpath(part.path, folder), part.source) for part in _parts(template)[1:]))
+
+
 def variables(template: Template) -> set[str]:
     """The names a template (with all it includes) wants to be given."""
     names: set[str] = set()
     for part in _parts(template):
-        names |= meta.find_undeclared_variables(_environment(os.path.dirname(template.path) or ".").parse(part.source))
+        names |= meta.find_undeclared_variables(_environment(_folder(template)).parse(part.source))
     return names
 
 
@@ -154,7 +169,7 @@ def _by_content(value: Any) -> Json:
 
 def _parts(template: Template) -> list[Template]:
     """The template and, depth first, those it includes, each once."""
-    env = _environment(os.path.dirname(template.path) or ".")
+    env = _environment(_folder(template), template.includes)
     parts = [template]
     for part in parts:
         for name in meta.find_referenced_templates(env.parse(part.source)):

@@ -40,10 +40,20 @@ MOST_BYTES = 16 * 2**20
 """No entry is longer: one answer of at most 8 MiB, and its verdicts."""
 THREADS = 8
 
+BUDGET_SECONDS = 30 * 86400
+"""How long a run's budget is kept."""
+
 _IF_OURS = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end "
 _EXTEND = _IF_OURS + "return redis.call('pexpire', KEYS[1], ARGV[2])"
 _RELEASE = _IF_OURS + "return redis.call('del', KEYS[1])"
 _END = _IF_OURS + "redis.call('set', KEYS[1], ARGV[2], 'px', ARGV[3]) return 1"
+
+_DRAW = """
+local left = redis.call('get', KEYS[1])
+if not left then return false end
+if tonumber(left) < tonumber(ARGV[1]) then return {0, tonumber(left)} end
+return {1, redis.call('decrby', KEYS[1], ARGV[1])}"""
+_PAY_BACK = "if redis.call('exists', KEYS[1]) == 1 then redis.call('incrby', KEYS[1], ARGV[1]) end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,21 @@ class RedisStore:
         if not self._paused():  # a lease that is not given back ends by itself
             self._start(self._do, "lease", lambda redis: redis.eval(script, 1, self._leased(key), *args))
 
+    # ------------------------------------------------------------ a run's budget, in whole units
+
+    def fund(self, run: str, amount: int) -> bool:
+        """A budget to draw from begins; False when Redis does not take it."""
+        return bool(self._do("fund", lambda redis: redis.set(self._budget(run), amount, ex=BUDGET_SECONDS)))
+
+    def draw(self, run: str, amount: int) -> tuple[bool, int] | None:
+        """Whether the amount was drawn, all or nothing, and what is left; None when the budget is gone, or Redis is away."""
+        found = self._do("draw from", lambda redis: redis.eval(_DRAW, 1, self._budget(run), amount))
+        return (found[0] == 1, int(found[1])) if isinstance(found, list) else None
+
+    def pay_back(self, run: str, amount: int) -> None:
+        """What was drawn and not spent; lost when Redis is away."""
+        self._do("pay back to", lambda redis: redis.eval(_PAY_BACK, 1, self._budget(run), amount))
+
     # ------------------------------------------------------------ for `cascade cache`
 
     @property
@@ -296,6 +321,9 @@ class RedisStore:
 
     def _leased(self, key: str) -> str:
         return f"{self._namespace}:lease:{key}"
+
+    def _budget(self, run: str) -> str:
+        return f"{self._namespace}:budget:{run}"
 
 
 class _Told:

@@ -267,11 +267,13 @@ class Provider:
 
 
 class Template(NamedTuple):
-    """Jinja2 source with the place it came from; `line` is the 1-based line in `path` where the source starts."""
+    """Jinja2 source with the place it came from; `line` is the 1-based line in `path` where the source starts. `includes` are the
+    (name, source) of the templates it reads, where they are known already; names are relative to the folder of `path`."""
 
     source: str
     path: str
     line: int = 1
+    includes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,8 @@ class Slots:
 
 
 class PerMinute:
-    """A token bucket: `rate` a minute, at most a minute's worth at once. A claim may take it below zero and then waits its turn."""
+    """A token bucket: `rate` a minute, at most a minute's worth at once. A claim may take it below zero and then waits its turn; one for
+    more than a minute's worth waits until the bucket is full, and those after it until it is paid."""
 
     def __init__(self, rate: int, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> None:
         self.rate = rate
@@ -67,9 +68,10 @@ class PerMinute:
         now = self._clock()
         self.left = min(float(self.rate), self.left + (now - self._seen) * self.rate / 60)
         self._seen = now
-        self.left -= min(amount, float(self.rate))
-        if self.left < 0:
-            await self._sleep(-self.left * 60 / self.rate)
+        short = min(amount, float(self.rate)) - self.left
+        self.left -= amount
+        if short > 0:
+            await self._sleep(short * 60 / self.rate)
 
     def give_back(self, amount: float) -> None:
         self.left = min(float(self.rate), self.left + amount)

@@ -1,8 +1,9 @@
 """Many requests: rows in, rows out, nothing lost and nothing paid twice; the same command again goes on where it stopped."""
 
+from cascade.bulk.batches import map_batches
 from cascade.bulk.durable import Durable
 from cascade.bulk.journal import Journal, Standing, standing
 from cascade.bulk.output import Output, Trails
 from cascade.bulk.runner import OUTAGE, Answerer, Run, gather, run
 
-__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Output", "Run", "Standing", "Trails", "gather", "run", "standing"]
+__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Output", "Run", "Standing", "Trails", "gather", "map_batches", "run", "standing"]

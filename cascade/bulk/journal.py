@@ -32,6 +32,10 @@ _ROW = b',"row":'
 """Begins a result's row; the keys before it hold plain values, and within a JSON text the quotes would be escaped."""
 
 
+class Locked(InputError):
+    """Another run has the journal."""
+
+
 @dataclass(slots=True)
 class Entry:
     """What the journal knows of a row: `digest` of its inputs ("" for a row taken over), and where its result stands (`size` 0: in doubt)."""
@@ -133,7 +137,7 @@ class Journal:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
             pid = standing(self.path).pid if self.path.exists() else None
-            raise InputError(f"{str(self.path).removesuffix(SUFFIX)}: locked by pid {pid or 'unknown'}: another run is writing it") from err
+            raise Locked(f"{str(self.path).removesuffix(SUFFIX)}: locked by pid {pid or 'unknown'}: another run is writing it") from err
 
     def _take(self, at: int, record: bytes) -> None:
         value = _value(record)

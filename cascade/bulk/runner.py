@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -55,8 +56,8 @@ class Run:
             self.done.append(outcome)
 
 
-async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, *, concurrency: int, stop: asyncio.Event,
-              told: Callable[[Run], object] = lambda _: None, state: Run | None = None) -> Run:
+async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, *, concurrency: int,
+              stop: asyncio.Event | threading.Event, told: Callable[[Run], object] = lambda _: None, state: Run | None = None) -> Run:
     """Answer the rows that `output` does not hold yet, `concurrency` at a time, and write each as it is done.
 
     Set `stop` to end early: what is in flight is finished and written. `told` hears after each row.

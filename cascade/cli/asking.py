@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -24,10 +26,20 @@ if TYPE_CHECKING:
 
     from cascade.app import Cascade
     from cascade.bulk import Answerer, Run, Standing
+    from cascade.bulk.durable import InDoubt
     from cascade.bulk.runner import Rows
     from cascade.rows import Row
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
+
+
+class Engine(enum.StrEnum):
+    """What answers the rows of a run."""
+
+    local = "local"
+    ray = "ray"
+
+
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")]
 
 
@@ -74,6 +86,10 @@ def run(
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="local: this process. ray: workers of a Ray cluster, at RAY_ADDRESS or "
+                                                            "started here; see docs/ray.md.")] = Engine.local,
+    workers: Annotated[int, typer.Option(min=1, max=1000, help="--engine ray: how many processes share the rows, the requests at a time "
+                                                               "and the limits.")] = 2,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 unless every request was accepted.")] = False,
     in_doubt: Annotated[str, typer.Option("--in-doubt", metavar="hold|retry",
                         help="Rows that a crash cut off, which may have been paid: hold lists them, retry asks them again.")] = "hold",
@@ -95,6 +111,7 @@ def run(
     \b
     A row in: {"id": "42", "inputs": {"text": "…"}, "gold": {…}}; id and gold may be left out, a flat object is taken as inputs.
     OUT.jsonl.journal holds what was asked and answered; keep it until the run is done.
+    With --engine ray the same stands in OUT.jsonl.shards/, which all machines of the cluster must see.
     Ctrl-C finishes what is in flight and stops (exit code 3); twice stops at once.
     """
     if status is not None:
@@ -104,22 +121,20 @@ def run(
     if in_doubt not in ("hold", "retry"):
         raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
     from cascade import rows
-    from cascade.bulk import Durable, Run
 
     with _at_rest(input) as path:
         there = rows.count(path)
         total = min(there, limit or there)
         cascade = load(policy, no_cache)
         with cascade:
-            out = Durable(output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
-                          in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
-            try:
-                requests = (row for number, row in enumerate(rows.stream(path)) if number < total or out.holds(row))
-                state = Run(cascade.label, total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
-                run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
-                stands = out.standing()
-            finally:
-                out.close()
+            how: _How = {"there": there, "asked": total, "concurrency": concurrency, "in_doubt": in_doubt, "force": force}  # type: ignore[typeddict-item]
+            if engine is Engine.ray:
+                from cascade.cli import on_ray
+
+                asked = cascade.policy if not no_cache else replace(cascade.policy, cache=CacheSettings(backend="off"))
+                state, stands = on_ray.run(cascade, asked, rows.stream(path), output, workers=workers, **how)
+            else:
+                state, stands = _locally(cascade, lambda: rows.stream(path), output, **how)
     _report(cascade, state, stands, output, json)
     if state.configuration:
         raise typer.Exit(WRONG)
@@ -128,6 +143,32 @@ def run(
         raise typer.Exit(STOPPED)
     if strict and statuses["accepted"] < total:
         raise typer.Exit(NOT_ACCEPTED)
+
+
+class _How(TypedDict):
+    """`asked` of the `there` rows are to be answered."""
+
+    there: int
+    asked: int
+    concurrency: int
+    in_doubt: InDoubt
+    force: bool
+
+
+def _locally(cascade: Cascade, rows: Callable[[], Iterable[Row]], output: str, *, there: int, asked: int, concurrency: int, in_doubt: InDoubt,
+             force: bool) -> tuple[Run, Standing]:
+    from cascade.bulk import Durable, Run, shards
+
+    if shards.are_there(output):
+        raise InputError(f"{output}: begun with --engine ray; go on with that, or choose another output")
+    out = Durable(output, cascade.label, rows, digests=cascade.digests, policies=cascade.labels, in_doubt=in_doubt, force=force, total=there)
+    try:
+        requests = (row for number, row in enumerate(rows()) if number < asked or out.holds(row))
+        state = Run(cascade.label, asked, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
+        run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
+        return state, out.standing()
+    finally:
+        out.close()
 
 
 @contextlib.contextmanager
@@ -143,10 +184,10 @@ def _at_rest(path: str) -> Iterator[str]:
 
 
 def _status(output: str, json: bool) -> None:
-    from cascade.bulk import standing
+    from cascade.bulk import shards, standing
     from cascade.bulk.journal import SUFFIX
 
-    stands = standing(Path(output + SUFFIX))
+    stands = shards.standing(output) if shards.are_there(output) else standing(Path(output + SUFFIX))
     if json:
         show.line(records.dumps(_as_json(stands)))
         return

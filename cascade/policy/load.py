@@ -286,7 +286,7 @@ class _Loader:
         problems = prompts.check(template)
         for line in problems:
             self._template_problem(loc, line)
-        return None if problems else template
+        return None if problems else prompts.whole(template)
 
     def _template_problem(self, loc: Loc, line: str) -> None:
         """`file:line: what`; where the template stands in the policy, as a problem of the policy."""

@@ -333,3 +333,16 @@ def test_tokens_claimed_and_not_used_are_given_back() -> None:
 
     asyncio.run(five())
     assert clock.slept == []
+
+
+def test_a_call_of_more_tokens_than_a_minute_has_is_paid_in_full_by_those_after_it() -> None:
+    clock = Clock()
+    bucket = PerMinute(100, clock, clock.sleep)
+
+    async def three() -> None:
+        await bucket.claim(250)  # a full bucket is enough to go
+        await bucket.claim(50)
+        await bucket.claim(250)
+
+    asyncio.run(three())
+    assert clock.slept == pytest.approx([120, 60])
