@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import signal
@@ -191,7 +190,8 @@ class TillPurse:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """Ray, connected to the cluster at RAY_ADDRESS, or to one of this machine that ends with the block. It says nothing and reports nothing.
+    """Ray, connected to the cluster at RAY_ADDRESS, or to one of this machine that ends with the block. It reports nothing, and says nothing but,
+    on stdout, that a worker died.
 
     Raises ConfigurationError when Ray is not installed or the cluster cannot be reached.
     """
@@ -331,10 +331,9 @@ def run(ray: Any, job: Job, workers: int, shards: Iterator[Shard], note: Callabl
 
     before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where Ray's driver tells of dead workers
-            for _ in range(workers):
-                crew.hire()
-            crew.go_through(shards, told)
+        for _ in range(workers):
+            crew.hire()
+        crew.go_through(shards, told)
     finally:
         crew.dismiss()
         for name, handler in before.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -29,7 +31,7 @@ def run(cascade: Cascade, policy: Policy, rows: Iterable[Row], output: str, *, t
     folder = shards.Shards(output, there, most, force)
     try:
         most = min(most, folder.count)
-        with on_ray.cluster() as ray:
+        with contextlib.redirect_stdout(io.StringIO()), on_ray.cluster() as ray:  # Ray says there that a worker died, at the end at the latest
             went = _under_a_bar(ray, on_ray.job(policy, concurrency, most, in_doubt, force), most, folder, rows, asked)
         if went.error:
             raise InputError(went.error)
