@@ -1,6 +1,8 @@
 """A loopback server for benchmarks: both wires, fixed answers, in its own process; much cheaper than any client that asks it.
 
-    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed; GET /calls tells how many calls it has answered
+    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed
+
+GET /calls tells how many calls came, GET /answered how many of them were not failed; after GET /down all are answered 529, until GET /up.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Stub(asyncio.Protocol):
     """One connection, kept alive. Reads no more of a request than its length, path, model and order number."""
 
     delay = 0.0
-    calls = 0
+    calls = answered = 0
+    down = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -70,7 +73,15 @@ class Stub(asyncio.Protocol):
         if line.startswith(b"get /calls "):
             self._write(_reply(Stub.calls))
             return
+        if line.startswith((b"get /down ", b"get /up ", b"get /answered ")):
+            Stub.down = Stub.down if b"answered" in line else b"down" in line
+            self._write(_reply(Stub.answered))
+            return
         Stub.calls += 1
+        if Stub.down:
+            self._write(_reply({"error": {"message": "down", "type": "overloaded", "code": None}}).replace(b"200 OK", b"529 Down", 1))
+            return
+        Stub.answered += 1
         model, number = MODEL.search(body), NUMBER.search(body)
         cheap = model is not None and model[1] == CHEAP.encode()
         which = cheap_answer(number[1].decode()) if cheap and number else 0

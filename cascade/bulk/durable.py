@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,7 @@ class Durable:
         self.policy, self.digests, self.policies, self.retry = policy, digests, {policy, *policies}, in_doubt == "retry"
         self._pending: dict[int, Entry | bytes | None] = {}
         self._at: dict[str, int] = {}
+        self._left: set[str] = set()  # rows of this run whose cost the journal has, though no result
         self._seen = self._next = 0
         self._position = 0  # bytes of the projection so far; up to `_size` of them stand in the output already
         journal = path + SUFFIX
@@ -162,6 +164,7 @@ class Durable:
     async def begin(self, row: Row) -> None:
         """The intent is on disk when this returns. Raises InputError when it is not: then the row must not be asked."""
         await self.journal.intend(row.id, digest_of(row))
+        self._left.discard(row.id)
 
     def again(self, outcome: Outcome) -> bool:
         """Whether a row that is there is to be asked again."""
@@ -170,18 +173,24 @@ class Durable:
     def leave(self, row: Row, outcome: Outcome) -> None:
         """The row stays to be done; what was paid for it is kept."""
         self.journal.left(row.id, outcome.cost_usd)
+        self._left.add(row.id)
 
     def write(self, outcome: Outcome, row: Row) -> None:
         """The result goes into the journal, and into the output when all rows before it have theirs. Raises InputError when a disk is full."""
         if row.id in self._at:
-            entry = self.journal.result(row.id, digest_of(row), outcome, line_of(outcome, row, self.digests))
+            asked = self.journal.entries.get(row.id)
+            digest = digest_of(row) if asked is None else asked.digest
+            cost = Decimal(0) if row.id in self._left else outcome.cost_usd
+            entry = self.journal.result(row.id, digest, outcome.status, cost, line_of(outcome, row, self.digests))
             self._pending[self._at.pop(row.id)] = entry
-        self._project()
+        if self.journal.flushed:
+            self._project()
 
     def conclude(self) -> None:
         """Rows that stay to be done hold up no others: all that is known goes into the output."""
         for at in self._at.values():
             self._pending[at] = None
+        self.journal.flush()
         self._project()
 
     def _project(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -266,8 +268,20 @@ def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, conc
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     with Progress(*columns, console=show.console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=state.total)
-        return asyncio.run(_run(cascade, requests, out, concurrency, answer, state, lambda state: bar.update(
-            task, completed=state.tally.requests, description=so_far(state))))
+        shown = -1.0
+
+        def told(state: Run) -> None:
+            nonlocal shown
+            if (now := time.monotonic()) - shown > 0.1 and not bar.disable:
+                shown = now
+                bar.update(task, completed=state.tally.requests, description=so_far(state))
+
+        gc.collect()
+        gc.freeze()  # what is imported and loaded stays; the collector need not walk it for every few rows
+        gc.set_threshold(5000)
+        asyncio.run(_run(cascade, requests, out, concurrency, answer, state, told))
+        bar.update(task, completed=state.tally.requests, description=so_far(state))
+        return state
 
 
 async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any) -> Run:
