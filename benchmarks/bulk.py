@@ -115,8 +115,9 @@ def page(args: argparse.Namespace) -> str:
 *Written on {date.today().isoformat()} by `{command}`*
 *on {machine()}.*
 
-The task of [the overhead benchmark](benchmarks-overhead.md) (one model answers, a schema of 15 fields looks, one row in five climbs), {CONCURRENCY} rows
-at a time, without a cache. The server answers at once, so that nothing but cascade is measured: with a real model the shares are far smaller.
+The task of [the overhead benchmark](benchmarks-overhead.md) (one model answers, a schema of 15 fields looks, one row in five climbs),
+{CONCURRENCY} rows at a time, without a cache. The server answers at once, so that
+nothing but cascade is measured: with a real model the shares are far smaller.
 
 ## What durability costs
 {args.rows:,} rows, medians of {args.rounds} interleaved rounds; each ratio is within its round. The bare engine reads and writes no rows.

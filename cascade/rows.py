@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import jiter
 
@@ -60,28 +61,42 @@ def stream(path: str) -> Iterator[Row]:
     """The rows of a JSONL file, one at a time; ids are not compared."""
     try:
         with Path(path).open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield parse(line, number, path)
+            for number, (line, size) in enumerate(_lines(file), 1):
+                if size > MAX_LINE:
+                    yield _no_row(number, path, f"the line has {size} bytes, at most {MAX_LINE} are read")
+                elif line.strip():
+                    yield parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number, path)
     except OSError as err:
         raise InputError(f"{path}: {err.strerror or err}") from err
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """(text, bytes) of each line; of one that is too long no more is kept than its size."""
+    while line := file.readline(MAX_LINE + 1):
+        size = len(line)
+        while size > MAX_LINE and not line.endswith(b"\n") and (line := file.readline(MAX_LINE)):
+            size += len(line)
+        yield line, size
+
+
+def _no_row(number: int, path: str, problem: str, id: str | None = None) -> Row:
+    return Row(id or f"line-{number}", number, {}, problem=f"{path}:{number}: {problem}")
 
 
 def parse(line: bytes, number: int, path: str) -> Row:
     """The row of one line. A row without an id is called by its line number."""
     problem, value = _object(line)
     if problem:
-        return Row(f"line-{number}", number, {}, problem=f"{path}:{number}: {problem}")
+        return _no_row(number, path, problem)
     assert isinstance(value, dict)
     nested = isinstance(value.get("inputs"), dict)
     id = value.get("id")
     if (id is not None and not isinstance(id, str | int)) or isinstance(id, bool):
-        return Row(f"line-{number}", number, {}, problem=f'{path}:{number}: "id" must be text or a whole number')
+        return _no_row(number, path, '"id" must be text or a whole number')
     inputs = value["inputs"] if nested else {k: v for k, v in value.items() if k not in ("id", "gold")}
     extra = sorted(value.keys() - {"id", "inputs", "gold"}) if nested else []
     if extra:
-        return Row(str(id or f"line-{number}"), number, {}, problem=f'{path}:{number}: unknown key {extra[0]!r} beside "inputs"')
+        return _no_row(number, path, f'unknown key {extra[0]!r} beside "inputs"', None if id is None else str(id))
     return Row(str(number) if id is None else str(id), number, inputs, value.get("gold"))
 
 

@@ -56,7 +56,8 @@ providers: {{here: {{kind: openai, base_url: "http://127.0.0.1:1/v1", api_key_en
 pricing: {{here/small: {{input: 1, output: 1}}, here/big: {{input: 9, output: 9}}}}
 tiers: [{", ".join(f"here/{tier}" for tier in tiers)}]
 """)
-        ask = retrying(breaker(self.upstream, clock=self.loop.time), lambda call: self.retries, RetryBudget(), clock=self.loop.time)
+        upstream = breaker(lambda call: self.upstream(call), clock=self.loop.time)
+        ask = retrying(upstream, lambda call: self.retries, RetryBudget(), clock=self.loop.time)
         self.cascade = Cascade(load(str(policy)), ask=ask)
         self.output = Output(str(folder / "out.jsonl"), self.cascade.label)
         self.stop = asyncio.Event()
@@ -163,3 +164,20 @@ def test_a_row_that_was_held_back_is_paid_once_in_the_books(tmp_path: Path) -> N
     again = Durable(str(tmp_path / "out.jsonl"), "p@1", lambda: [row], total=1)
     assert again.standing().spent_usd == Decimal("1.0")
     again.close()
+
+
+def test_a_model_that_few_rows_come_to_is_found_to_be_back_by_a_row_that_needs_it(tmp_path: Path) -> None:
+    world = World(tmp_path, 600, lambda model, second: model == "big" and 5 <= second < 35, ("small", "big"))
+    asked: dict[str, int] = {}
+    upstream = world.upstream
+
+    async def answer(call: Call) -> Answer:
+        text = call.messages[-1].content
+        asked[text] = asked.get(text, 0) + 1
+        found = await upstream(call)
+        return found if call.model == "here/big" or int(text) % 20 else Answer("no", finish="length", usage=Usage(10, 0, 2), cost_usd=Decimal(0))
+
+    world.upstream = answer  # type: ignore[method-assign]
+    assert told(world.go()) == {("accepted", "small"): 570, ("accepted", "big"): 30}
+    assert world.loop.now < 35 + 600 / RATE + 2 * outage.PROBE
+    assert sum(n > 2 for n in asked.values()) <= CONCURRENCY

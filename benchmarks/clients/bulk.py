@@ -1,6 +1,6 @@
-"""One run of the overhead task's mails, by `cascade run` or by the bare engine: prints its figures as one JSON line.
+"""One run of the overhead task's mails, by `cascade run`, by it without a journal, or by the bare engine: prints its figures as one JSON line.
 
-    python bulk.py durable|bare URL COUNT CONCURRENCY
+    python bulk.py durable|unkept|bare URL COUNT CONCURRENCY
 """
 
 from __future__ import annotations
@@ -40,19 +40,30 @@ def policy(url: str, folder: Path) -> str:
     return str(path)
 
 
-def durable(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[None]:
+def durable(path: str, first: int, count: int, concurrency: int, folder: Path, output: str | None = None) -> Iterator[None]:
     """From rows in a file to rows in a file, as the command does it."""
     rows, out = folder / f"in-{first}.jsonl", folder / f"out-{first}.jsonl"
     with rows.open("w") as file:
         file.writelines(json.dumps({"id": f"r{n}", "inputs": {"text": mail(n)}}) + "\n" for n in range(first, first + count))
     yield
-    sys.argv = ["cascade", "run", path, str(rows), "-o", str(out), "--concurrency", str(concurrency)]
+    sys.argv = ["cascade", "run", path, str(rows), "-o", output or str(out), "--concurrency", str(concurrency)]
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         main()
     yield
     with out.open("rb") as file:
         found = sum(b'"status":"accepted"' in line for line in file)
     assert found == count or os.environ.get("VAR")
+
+
+def unkept(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[None]:
+    """As `durable`, with the rows to stdout (a file here) and no journal."""
+    with (folder / f"out-{first}.jsonl").open("wb") as file:
+        kept = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        try:
+            yield from durable(path, first, count, concurrency, folder, "-")
+        finally:
+            os.dup2(kept, 1)
 
 
 def bare(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[None]:
@@ -79,7 +90,7 @@ def measure(kind: str, url: str, count: int, concurrency: int) -> dict[str, floa
     with tempfile.TemporaryDirectory(prefix="bulk-", dir=os.environ.get("BULK_FOLDER")) as name:
         folder = Path(name)
         path = policy(url, folder)
-        run = {"durable": durable, "bare": bare}[kind]
+        run = {"durable": durable, "unkept": unkept, "bare": bare}[kind]
         for _ in run(path, WARM_UP, WARM_UP_ROWS, concurrency, folder):
             pass
         steps = run(path, FIRST, count, concurrency, folder)
@@ -87,6 +98,7 @@ def measure(kind: str, url: str, count: int, concurrency: int) -> dict[str, floa
         wall, used = time.perf_counter(), cpu()
         next(steps)
         wall, used = time.perf_counter() - wall, cpu() - used
+        next(steps, None)  # looks at what came of it
     return {"wall": wall, "cpu": used, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -2,7 +2,9 @@
 
 from cascade.bulk.durable import Durable
 from cascade.bulk.journal import Journal, Standing, standing
+from cascade.bulk.outage import Outage
 from cascade.bulk.output import Output, Trails
 from cascade.bulk.runner import OUTAGE, Answerer, Run, gather, run
+from cascade.bulk.stream import Stream
 
-__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Output", "Run", "Standing", "Trails", "gather", "run", "standing"]
+__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Outage", "Output", "Run", "Standing", "Stream", "Trails", "gather", "run", "standing"]

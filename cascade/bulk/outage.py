@@ -1,4 +1,4 @@
-"""What a run does while a provider is down: it waits and asks one row now and then, instead of failing (or sending up the ladder) all that is left."""
+"""What a run does while a provider is down: it waits and asks one row now and then, instead of failing all, or sending it up the ladder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
 
 from cascade.errors import CircuitOpen, Overloaded, TimedOut, Unreachable
@@ -25,14 +25,24 @@ LOOK = 0.25
 """Seconds between two looks of a worker that waits."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """A row that failed, and the models that were the reason."""
+
+    number: int
+    row: Row
+    outcome: Outcome
+    models: Set[str]
+
+
 @dataclass
 class Outage:
     """Whether a model is down, as the rows of a run tell it. `stop` says whether waiting is to end; `most` rows are held back at most.
 
     A model is down when the circuit breaker says so (`circuit_open` in a trail) and it has answered in this run: one that never has is more
-    likely set up wrong, and nobody waits for it. While it is down `turn` lets through one row at a time. A row that failed for such a
-    reason is held back: when the outage is over it is to be asked `again`; when a later row is answered without there having been an
-    outage, it has `failed`.
+    likely set up wrong, and nobody waits for it. While it is down `turn` lets through one row at a time. A row that failed (or is
+    flagged, as nobody was there to do better) for such a reason is held back: when the outage is over it is to be asked `again`; when a later
+    row is answered by that model without there having been an outage, it has `failed`.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -46,13 +56,15 @@ class Outage:
     _asked: int = 0
     _asked_before: int = 0
     _probe: int | None = None
+    _retried: bool = False
     _next_probe: float = 0.0
     _given_up: bool = False
     _answered: set[str] = field(default_factory=set)
-    _held: list[tuple[int, Row, Outcome]] = field(default_factory=list)
+    _held: deque[_Held] = field(default_factory=deque)
 
-    async def turn(self) -> int:
-        """Returns when a row may be asked: its number, for `heard`."""
+    async def turn(self, row: Row) -> tuple[int, Row]:
+        """Returns when a row may be asked: its number, for `heard`, and the row. In an outage that is one which failed by it, rather than a new
+        one that may not even come to the model that is down; `row` is then asked later."""
         while self.down is not None and not self.stop():
             if self.clock() - self._since > PATIENCE:
                 log.warning("%s is still down after %.0f minutes, and no longer waited for", self.down, PATIENCE / 60)
@@ -60,11 +72,17 @@ class Outage:
                 self._over()
             elif self._probe is None and self.clock() >= self._next_probe:
                 self._probe = self._asked + 1
+                if self._held:
+                    self.again.append(row)
+                    row = self._held.popleft().row
+                    self._retried = True
+                else:
+                    self._retried = False
                 break
             else:
                 await self.sleep(LOOK)
         self._asked += 1
-        return self._asked
+        return self._asked, row
 
     def heard(self, number: int, row: Row, outcome: Outcome, failed: bool) -> bool:
         """Take note of how a row ended; `failed` when another run would ask it again. True: it is held back, not to be written yet."""
@@ -80,8 +98,8 @@ class Outage:
             if open and self.down is None:
                 log.warning("%s is down and waited for, at most %.0f minutes", open[0], PATIENCE / 60)
                 self.down, self._since, self._asked_before, self._next_probe = open[0], self.clock(), self._asked, self.clock() + PROBE
-            if failed and self._answered & troubled.keys():
-                self._held.append((number, row, outcome))
+            if (failed or outcome.status == "flagged") and self._answered & troubled.keys():
+                self._held.append(_Held(number, row, outcome, troubled.keys()))
                 if self.down is None and len(self._held) > self.most:
                     self._settle()
                 return True
@@ -90,19 +108,21 @@ class Outage:
     def _well(self, number: int, answered: set[str]) -> None:
         if self.down is None:
             self._given_up = False
-            self.failed += [(row, outcome) for at, row, outcome in self._held if at < number]
-            self._held = [held for held in self._held if held[0] >= number]
-        elif self.down in answered and number > self._asked_before:
+            past = [held for held in self._held if held.number < number and held.models & answered]
+            for held in past:
+                self._held.remove(held)
+                self.failed.append((held.row, held.outcome))
+        elif number > self._asked_before and (self.down in answered or self._retried):
             log.warning("%s is back after %.0f s", self.down, self.clock() - self._since)
             self._over()
 
     def _over(self) -> None:
         self.down = self._probe = None
-        self.again += [row for _, row, _ in self._held]
+        self.again += [held.row for held in self._held]
         self._held.clear()
 
     def _settle(self) -> None:
-        self.failed += [(row, outcome) for _, row, outcome in self._held]
+        self.failed += [(held.row, held.outcome) for held in self._held]
         self._held.clear()
 
     def to_ask(self) -> Iterator[Row]:
@@ -115,6 +135,6 @@ class Outage:
         if self.down is None:
             self._settle()
         else:
-            self.again += [row for _, row, _ in self._held]
+            self.again += [held.row for held in self._held]
             self._held.clear()
         return bool(self.again or self.failed)

@@ -96,7 +96,9 @@ async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, 
 
     async def work(queue: Iterator[Row]) -> None:
         for row in queue:
-            number = 0 if row.problem else await outage.turn()
+            number = 0
+            if not row.problem:
+                number, row = await outage.turn(row)
             if stop.is_set() or state.stopped:
                 state.stopped = state.stopped or "interrupted"
                 return

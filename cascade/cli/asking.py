@@ -73,7 +73,8 @@ def ask(
 def run(
     policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)] = None,
     input: Annotated[str | None, typer.Argument(metavar="INPUT.jsonl|-", help="One request a line; - reads stdin.", show_default=False)] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl|-", show_default=False,
+                      help="Where the rows go; - is stdout.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 unless every request was accepted.")] = False,
@@ -96,7 +97,8 @@ def run(
 
     \b
     A row in: {"id": "42", "inputs": {"text": "…"}, "gold": {…}}; id and gold may be left out, a flat object is taken as inputs.
-    OUT.jsonl.journal holds what was asked and answered; keep it until the run is done.
+    OUT.jsonl.journal holds what was asked and answered; keep it until the run is done. With -o - there is no journal: rows are printed as each
+    is done, and a run that is cut off is asked and paid anew. From stdin (-) all is read before the first row is asked.
     Ctrl-C finishes what is in flight and stops (exit code 3); twice stops at once.
     """
     if status is not None:
@@ -106,15 +108,18 @@ def run(
     if in_doubt not in ("hold", "retry"):
         raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
     from cascade import rows
-    from cascade.bulk import Durable, Run
+    from cascade.bulk import Durable, Run, Stream
 
+    if json and output == "-":
+        raise InputError("--json and -o - both write to stdout; choose one")
     with _at_rest(input) as path:
         there = rows.count(path)
         total = min(there, limit or there)
         cascade = load(policy, no_cache)
         with cascade:
-            out = Durable(output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
-                          in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
+            out = Stream(sys.stdout.fileno(), cascade.label, there) if output == "-" else Durable(
+                output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
+                in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
             try:
                 requests = (row for number, row in enumerate(rows.stream(path)) if number < total or out.holds(row))
                 state = Run(cascade.label, total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
@@ -336,7 +341,8 @@ def _report(cascade: Cascade, state: Run, stands: Standing, output: str, json: b
         show.note(f"… and {summary.statuses['invalid'] - len(state.invalid)} more invalid rows")
     if summary.unpriced:
         show.note(f"unpriced: {', '.join(summary.unpriced)}: give prices under `pricing:` in the policy to see what this cost")
-    done = f"{summary.requests} of {state.total} rows in {output}"
+    to_stdout = output == "-"
+    done = f"{summary.requests} of {state.total} rows {'on stdout' if to_stdout else f'in {output}'}"
     before = f", {state.before} of them from before" if state.before else ""
     cached = f", {summary.cached} from the cache" if summary.cached else ""
     show.note(done + before + cached)
@@ -348,6 +354,6 @@ def _report(cascade: Cascade, state: Run, stands: Standing, output: str, json: b
         show.note(f"{summary.statuses['in_doubt']} rows are in doubt: asked when the run was cut off, so each may have been paid. "
                   f"cascade run --status {output} lists them; --in-doubt retry asks them again, at the risk of paying twice")
     if state.stopped:
-        show.note(f"stopped early: {state.stopped}\nrun the same command again to go on")
+        show.note(f"stopped early: {state.stopped}" + ("" if to_stdout else "\nrun the same command again to go on"))
     elif summary.statuses["failed"]:
-        show.note(f"{summary.statuses['failed']} rows failed; run the same command again to ask them again")
+        show.note(f"{summary.statuses['failed']} rows failed" + ("" if to_stdout else "; run the same command again to ask them again"))
