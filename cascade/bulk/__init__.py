@@ -6,5 +6,7 @@ from cascade.bulk.outage import Outage
 from cascade.bulk.output import Output, Trails
 from cascade.bulk.runner import OUTAGE, Answerer, Run, gather, run
 from cascade.bulk.stream import Stream
+from cascade.bulk.table import Table
 
-__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Outage", "Output", "Run", "Standing", "Stream", "Trails", "gather", "run", "standing"]
+__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Outage", "Output", "Run", "Standing", "Stream", "Table", "Trails", "gather", "run",
+           "standing"]

@@ -41,27 +41,32 @@ class Durable:
         self._position = 0  # bytes of the projection so far; up to `_size` of them stand in the output already
         journal = path + SUFFIX
         head = {"policy": policy, "digests": dict(digests or {})}
+        self._file = self._open()
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as err:
-            raise InputError(f"{path}: cannot be written: {err.strerror}") from err
-        try:
-            there = [] if os.path.exists(journal) else list(self._taken_over())
+            there = [] if self._file is None or os.path.exists(journal) else list(self._taken_over())
             self.journal = Journal(journal, head, there)
         except BaseException:
-            os.close(self._file)
+            self._shut()
             raise
         try:
             self._match(rows, force, head)
             self.journal.note({"kind": "run", "pid": os.getpid(), "total": total})
-            self._size = self._kept(rows)
-            os.ftruncate(self._file, self._size)
+            if self._file is not None:
+                self._size = self._kept(rows)
+                os.ftruncate(self._file, self._size)
         except OSError as err:
             self.close()
             raise InputError(f"{path}: cannot be written: {err.strerror}") from err
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> int | None:
+        """The output, which grows with the run; None when it does not."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as err:
+            raise InputError(f"{self.path}: cannot be written: {err.strerror}") from err
 
     # ------------------------------------------------------------ what is there
 
@@ -203,6 +208,7 @@ class Durable:
             upto += 1
         text = b"".join(lines)
         fresh = text[max(0, self._size - self._position) :]
+        assert self._file is not None
         try:
             write_all(self._file, fresh)
         except OSError as err:
@@ -217,10 +223,14 @@ class Durable:
 
     def close(self) -> None:
         """Both files, and the lock."""
-        with suppress(OSError):
-            os.fdatasync(self._file)
-        os.close(self._file)
+        self._shut()
         self.journal.close()
+
+    def _shut(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.fdatasync(self._file)
+            os.close(self._file)
 
 
 def digest_of(row: Row) -> str:

@@ -96,6 +96,7 @@ def run(
       cascade explain out.jsonl 42
 
     \b
+    INPUT and OUT may be .csv or .parquet too (docs/bulk.md): a column is an input, but for id and gold.
     A row in: {"id": "42", "inputs": {"text": "…"}, "gold": {…}}; id and gold may be left out, a flat object is taken as inputs.
     OUT.jsonl.journal holds what was asked and answered; keep it until the run is done. With -o - there is no journal: rows are printed as each
     is done, and a run that is cut off is asked and paid anew. From stdin (-) all is read before the first row is asked.
@@ -107,8 +108,8 @@ def run(
         raise InputError("cascade run needs a policy, an input and -o OUT.jsonl; or --status OUT.jsonl alone")
     if in_doubt not in ("hold", "retry"):
         raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
-    from cascade import rows
-    from cascade.bulk import Durable, Run, Stream
+    from cascade import formats, rows
+    from cascade.bulk import Durable, Run, Stream, Table
 
     if json and output == "-":
         raise InputError("--json and -o - both write to stdout; choose one")
@@ -117,7 +118,7 @@ def run(
         total = min(there, limit or there)
         cascade = load(policy, no_cache)
         with cascade:
-            out = Stream(sys.stdout.fileno(), cascade.label, there) if output == "-" else Durable(
+            out = Stream(sys.stdout.fileno(), cascade.label, there) if output == "-" else (Table if formats.is_table(output) else Durable)(
                 output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
                 in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
             try:
