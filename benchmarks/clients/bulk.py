@@ -46,7 +46,7 @@ def durable(path: str, first: int, count: int, concurrency: int, folder: Path, o
     with rows.open("w") as file:
         file.writelines(json.dumps({"id": f"r{n}", "inputs": {"text": mail(n)}}) + "\n" for n in range(first, first + count))
     yield
-    sys.argv = ["cascade", "run", path, str(rows), "-o", output or str(out), "--concurrency", str(concurrency)]
+    sys.argv = ["cascade", "run", path, str(rows), "-o", output or str(out), "--concurrency", str(concurrency), "--yes"]
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         main()
     yield

@@ -96,7 +96,7 @@ class Durable:
         journal = self.journal
         then = str(journal.head.get("policy"))
         if then not in self.policies:
-            if not force:
+            if journal.entries and not force:
                 why = "; ".join(binding.changed(journal.head.get("digests", {}), self.digests or {})) or "the policy has changed"
                 raise self._of_another(str(self.path), then, why)
             journal.note({"kind": "head", "format": 1, **head})

@@ -17,6 +17,7 @@ import typer
 
 from cascade import records
 from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, show
+from cascade.cli.confirm import confirm
 from cascade.errors import ConfigurationError, InputError
 from cascade.summary import Tally
 from cascade.types import CacheSettings, Json
@@ -81,6 +82,8 @@ def run(
     in_doubt: Annotated[str, typer.Option("--in-doubt", metavar="hold|retry",
                         help="Rows that a crash cut off, which may have been paid: hold lists them, retry asks them again.")] = "hold",
     force: Annotated[bool, typer.Option("--force", help="Ask anew what an edited policy or input concerns, instead of refusing.")] = False,
+    confirm_above: Annotated[float, typer.Option("--confirm-above", min=0, metavar="USD", help="Ask before a run that may cost more at worst.")] = 10,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, whatever it may cost.")] = False,
     status: Annotated[str | None, typer.Option("--status", metavar="OUT.jsonl", show_default=False,
                       help="Only tell how the run that writes OUT.jsonl stands.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
@@ -122,6 +125,9 @@ def run(
                 output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
                 in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
             try:
+                if not yes:
+                    left = (row for number, row in enumerate(rows.stream(path)) if number < total and not out.holds(row))
+                    confirm(cascade.policy, left, concurrency, confirm_above)
                 requests = (row for number, row in enumerate(rows.stream(path)) if number < total or out.holds(row))
                 state = Run(cascade.label, total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
                 run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
