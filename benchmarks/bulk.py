@@ -1,6 +1,6 @@
 """What durability costs `cascade run`, whether it stays so from 1,000 rows to 100,000, and what it does in an outage; on a loopback server.
 
-    python benchmarks/bulk.py                 the rates, then the sizes, then an outage of 30 s: a quarter of an hour on two cores
+    python benchmarks/bulk.py                 rates, sizes, an outage of 30 s, a rate limit: ten minutes on two cores
     python benchmarks/bulk.py --write docs/benchmarks-bulk.md
     python benchmarks/bulk.py --rounds 1 --rows 1000 --sizes 1000,5000 --outage 6       to see that it works
 
@@ -24,11 +24,17 @@ from overhead import note, stub
 from tables import machine
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "clients"))
+
+from task import FIRST, calls  # noqa: E402
+
 CONCURRENCY = 64
 DELAY = 0.2
 """Seconds an answer takes around the outage."""
 BEFORE, AFTER = 10, 15
 """Seconds of the run before the outage, and after it."""
+PER_SECOND, LIMITED_ROWS = 100, 1500
+"""Calls a second of the server with a rate limit, and rows it is asked for."""
 KINDS = ("bare", "unkept", "durable")
 
 
@@ -37,16 +43,17 @@ def started(kind: str, url: str, count: int) -> subprocess.Popen[str]:
                             stdout=subprocess.PIPE, text=True)
 
 
-def finished(child: subprocess.Popen[str]) -> dict[str, float]:
+def finished(child: subprocess.Popen[str], count: int | None = None) -> dict[str, float]:
     told, _ = child.communicate()
     assert child.returncode == 0, "the run did not end well"
     found: dict[str, float] = json.loads(told.splitlines()[-1])
+    assert count in (None, found["accepted"]), f"{found['accepted']} of {count} rows were accepted"
     return found
 
 
 def one(kind: str, url: str, count: int) -> dict[str, float]:
     note(f"{kind}: {count} rows")
-    return finished(started(kind, url, count))
+    return finished(started(kind, url, count), count)
 
 
 def rates(url: str, rounds: int, count: int) -> str:
@@ -94,11 +101,21 @@ def outage(seconds: float) -> str:
             seen.append(_get(f"{url}/answered"))
             if len(seen) > 2 and seen[-1] - seen[-3] >= 0.9 * before:
                 back = time.monotonic() - up - 1.0
-        finished(child)  # holds that every row was accepted
-        calls, answered = _get(f"{url}/calls"), _get(f"{url}/answered")
+        finished(child, count)
+        made, answered = _get(f"{url}/calls"), _get(f"{url}/answered")
     return (f"{count:,} rows at {before:.0f} calls a second; after {BEFORE} s every call is answered 529 for {seconds:g} s. "
-            f"{calls - answered} calls were made in vain, {calls / answered:.3f} × those answered; 90 % of the rate was there again {back:.1f} s "
+            f"{made - answered} calls were made in vain, {made / answered:.3f} × those answered; 90 % of the rate was there again {back:.1f} s "
             "after the recovery; every row was accepted.")
+
+
+def rate_limit() -> str:
+    with stub(DELAY, PER_SECOND) as url:
+        note(f"{PER_SECOND} calls a second")
+        found = finished(started("durable", url, LIMITED_ROWS))
+        made, answered = _get(f"{url}/calls"), _get(f"{url}/answered")
+    return (f"{LIMITED_ROWS:,} rows, a server that answers {PER_SECOND} calls a second (of {CONCURRENCY / DELAY:.0f} that {CONCURRENCY} at a time "
+            f"would make) and the others 429, a policy without limits: {calls(FIRST, LIMITED_ROWS) / found['wall']:.0f} calls a second were "
+            f"answered, {made - answered} of {made:,} were 429; {found['accepted']:.0f} rows were accepted.")
 
 
 def _get(url: str) -> int:
@@ -131,6 +148,9 @@ One run each.
 
 ## An outage
 {outage(args.outage)}
+
+## A rate limit
+{rate_limit()}
 """
 
 

@@ -52,6 +52,8 @@ class Stub(asyncio.Protocol):
     delay = 0.0
     calls = answered = 0
     down = False
+    per_second = 0.0
+    left, seen = 0.0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -81,6 +83,9 @@ class Stub(asyncio.Protocol):
         if Stub.down:
             self._write(_reply({"error": {"message": "down", "type": "overloaded", "code": None}}).replace(b"200 OK", b"529 Down", 1))
             return
+        if Stub.per_second and not Stub.allowed():
+            self._write(_reply({"error": {"message": "slow down", "type": "rate", "code": None}}).replace(b"200 OK", b"429 Slow", 1))
+            return
         Stub.answered += 1
         model, number = MODEL.search(body), NUMBER.search(body)
         cheap = model is not None and model[1] == CHEAP.encode()
@@ -91,6 +96,17 @@ class Stub(asyncio.Protocol):
         else:
             self._write(reply)
 
+    @staticmethod
+    def allowed() -> bool:
+        """A token bucket that holds a second's worth."""
+        now = asyncio.get_running_loop().time()
+        Stub.left = min(Stub.per_second, Stub.left + (now - Stub.seen) * Stub.per_second)
+        Stub.seen = now
+        if Stub.left < 1:
+            return False
+        Stub.left -= 1
+        return True
+
     def _write(self, reply: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(reply)
@@ -99,7 +115,9 @@ class Stub(asyncio.Protocol):
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    Stub.delay = parser.parse_args().delay
+    parser.add_argument("--per-second", type=float, default=0.0, help="calls a second; the others are answered 429")
+    args = parser.parse_args()
+    Stub.delay, Stub.per_second = args.delay, args.per_second
     server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()

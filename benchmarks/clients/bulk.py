@@ -40,8 +40,8 @@ def policy(url: str, folder: Path) -> str:
     return str(path)
 
 
-def durable(path: str, first: int, count: int, concurrency: int, folder: Path, output: str | None = None) -> Iterator[None]:
-    """From rows in a file to rows in a file, as the command does it."""
+def durable(path: str, first: int, count: int, concurrency: int, folder: Path, output: str | None = None) -> Iterator[int | None]:
+    """From rows in a file to rows in a file, as the command does it. What is between the first two yields is measured."""
     rows, out = folder / f"in-{first}.jsonl", folder / f"out-{first}.jsonl"
     with rows.open("w") as file:
         file.writelines(json.dumps({"id": f"r{n}", "inputs": {"text": mail(n)}}) + "\n" for n in range(first, first + count))
@@ -51,11 +51,10 @@ def durable(path: str, first: int, count: int, concurrency: int, folder: Path, o
         main()
     yield
     with out.open("rb") as file:
-        found = sum(b'"status":"accepted"' in line for line in file)
-    assert found == count or os.environ.get("VAR")
+        yield sum(b'"status":"accepted"' in line for line in file)
 
 
-def unkept(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[None]:
+def unkept(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[int | None]:
     """As `durable`, with the rows to stdout (a file here) and no journal."""
     with (folder / f"out-{first}.jsonl").open("wb") as file:
         kept = os.dup(1)
@@ -66,7 +65,7 @@ def unkept(path: str, first: int, count: int, concurrency: int, folder: Path) ->
             os.dup2(kept, 1)
 
 
-def bare(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[None]:
+def bare(path: str, first: int, count: int, concurrency: int, folder: Path) -> Iterator[int | None]:
     """The engine in a gather: no rows are read, none is written, nothing is counted."""
 
     async def all_of_them() -> None:
@@ -84,10 +83,11 @@ def bare(path: str, first: int, count: int, concurrency: int, folder: Path) -> I
     yield
     asyncio.run(all_of_them())
     yield
+    yield count
 
 
 def measure(kind: str, url: str, count: int, concurrency: int) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="bulk-", dir=os.environ.get("BULK_FOLDER")) as name:
+    with tempfile.TemporaryDirectory(prefix="bulk-") as name:
         folder = Path(name)
         path = policy(url, folder)
         run = {"durable": durable, "unkept": unkept, "bare": bare}[kind]
@@ -98,8 +98,8 @@ def measure(kind: str, url: str, count: int, concurrency: int) -> dict[str, floa
         wall, used = time.perf_counter(), cpu()
         next(steps)
         wall, used = time.perf_counter() - wall, cpu() - used
-        next(steps, None)  # looks at what came of it
-    return {"wall": wall, "cpu": used, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        accepted = next(steps)
+    return {"accepted": accepted or 0, "wall": wall, "cpu": used, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 if __name__ == "__main__":

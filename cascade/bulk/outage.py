@@ -19,7 +19,7 @@ log = logging.getLogger("cascade")
 KINDS = frozenset(error.kind for error in (Overloaded, Unreachable, TimedOut, CircuitOpen))
 PATIENCE = 1800.0
 """Seconds an outage is waited for; after that rows go up the ladder or fail, as the policy says."""
-PROBE = 3.0
+PROBE = 2.0
 """Seconds from the end of one row that is asked during an outage to the next; no less than a breaker rests."""
 LOOK = 0.25
 """Seconds between two looks of a worker that waits."""
