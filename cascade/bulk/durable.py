@@ -188,8 +188,7 @@ class Durable:
             cost = Decimal(0) if row.id in self._left else outcome.cost_usd
             entry = self.journal.result(row.id, digest, outcome.status, cost, line_of(outcome, row, self.digests))
             self._pending[self._at.pop(row.id)] = entry
-        if self.journal.flushed:
-            self._project()
+        self._project()
 
     def conclude(self) -> None:
         """Rows that stay to be done hold up no others: all that is known goes into the output."""
@@ -199,6 +198,9 @@ class Durable:
         self._project()
 
     def _project(self) -> None:
+        """What the journal's file holds goes into the output, as far as no row before it is awaited."""
+        if not self.journal.flushed:
+            return
         lines = []
         upto = self._next
         while upto in self._pending:

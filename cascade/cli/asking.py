@@ -288,7 +288,6 @@ def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, conc
                 shown = now
                 bar.update(task, completed=state.tally.requests, description=so_far(state))
 
-        gc.collect()
         gc.freeze()  # what is imported and loaded stays; the collector need not walk it for every few rows
         gc.set_threshold(5000)
         asyncio.run(_run(cascade, requests, out, concurrency, answer, state, told))
