@@ -167,7 +167,22 @@ def test_a_row_that_was_held_back_is_paid_once_in_the_books(tmp_path: Path) -> N
 
 
 def test_a_model_that_few_rows_come_to_is_found_to_be_back_by_a_row_that_needs_it(tmp_path: Path) -> None:
-    world = World(tmp_path, 600, lambda model, second: model == "big" and 5 <= second < 35, ("small", "big"))
+    world, asked = climbing(tmp_path, 35)
+    assert told(world.go()) == {("accepted", "small"): 570, ("accepted", "big"): 30}
+    assert world.loop.now < 35 + 600 / RATE + 2 * outage.PROBE
+    assert sum(n > 2 for n in asked.values()) <= CONCURRENCY
+
+
+def test_a_model_that_few_rows_come_to_is_waited_for_once(tmp_path: Path) -> None:
+    world, _ = climbing(tmp_path, 1e9)
+    found = told(world.go())
+    assert (found["accepted", "small"], found["accepted", "big"] + found["flagged", "small"]) == (570, 30)
+    assert world.loop.now < outage.PATIENCE + 60
+
+
+def climbing(folder: Path, back: float) -> tuple[World, dict[str, int]]:
+    """600 rows of which one in 20 comes to the big model, which is down from the fifth second on; and how often each was asked."""
+    world = World(folder, 600, lambda model, second: model == "big" and 5 <= second < back, ("small", "big"))
     asked: dict[str, int] = {}
     upstream = world.upstream
 
@@ -178,6 +193,4 @@ def test_a_model_that_few_rows_come_to_is_found_to_be_back_by_a_row_that_needs_i
         return found if call.model == "here/big" or int(text) % 20 else Answer("no", finish="length", usage=Usage(10, 0, 2), cost_usd=Decimal(0))
 
     world.upstream = answer  # type: ignore[method-assign]
-    assert told(world.go()) == {("accepted", "small"): 570, ("accepted", "big"): 30}
-    assert world.loop.now < 35 + 600 / RATE + 2 * outage.PROBE
-    assert sum(n > 2 for n in asked.values()) <= CONCURRENCY
+    return world, asked

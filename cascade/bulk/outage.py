@@ -58,7 +58,7 @@ class Outage:
     _probe: int | None = None
     _retried: bool = False
     _next_probe: float = 0.0
-    _given_up: bool = False
+    _given_up: set[str] = field(default_factory=set)
     _answered: set[str] = field(default_factory=set)
     _held: deque[_Held] = field(default_factory=deque)
 
@@ -68,7 +68,7 @@ class Outage:
         while self.down is not None and not self.stop():
             if self.clock() - self._since > PATIENCE:
                 log.warning("%s is still down after %.0f minutes, and no longer waited for", self.down, PATIENCE / 60)
-                self._given_up = True
+                self._given_up.add(self.down)
                 self._over()
             elif self._probe is None and self.clock() >= self._next_probe:
                 self._probe = self._asked + 1
@@ -87,13 +87,15 @@ class Outage:
     def heard(self, number: int, row: Row, outcome: Outcome, failed: bool) -> bool:
         """Take note of how a row ended; `failed` when another run would ask it again. True: it is held back, not to be written yet."""
         answered = {event.model for event in outcome.trail if isinstance(event, Tried) and not event.cached}
-        troubled = {event.model: event.error for event in outcome.trail if isinstance(event, Failed) and event.error in KINDS}
         self._answered |= answered
+        self._given_up -= answered
+        failures = [event for event in outcome.trail if isinstance(event, Failed) and event.error in KINDS]
+        troubled = {event.model: event.error for event in failures if event.model not in self._given_up}
         if number == self._probe:
             self._probe, self._next_probe = None, self.clock() + PROBE
         if answered and not troubled:
             self._well(number, answered)
-        elif not self._given_up:
+        else:
             open = [model for model, error in troubled.items() if error == CircuitOpen.kind and model in self._answered]
             if open and self.down is None:
                 log.warning("%s is down and waited for, at most %.0f minutes", open[0], PATIENCE / 60)
@@ -107,7 +109,6 @@ class Outage:
 
     def _well(self, number: int, answered: set[str]) -> None:
         if self.down is None:
-            self._given_up = False
             past = [held for held in self._held if held.number < number and held.models & answered]
             for held in past:
                 self._held.remove(held)
