@@ -144,25 +144,25 @@ def test_an_interrupt_in_an_outage_ends_the_run_at_once(tmp_path: Path) -> None:
     assert told(state).keys() == {("accepted", "small")}
 
 
-def test_a_row_that_was_held_back_is_paid_once_in_the_books(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked_again", "spent"), [(False, "0.5"), (True, "1.0")])
+def test_what_a_row_that_was_held_back_has_cost_is_in_the_books_once(asked_again: bool, spent: str, tmp_path: Path) -> None:
     row, failed = Row("a", 1, {}), Outcome("p@1", "failed", cost_usd=Decimal("0.5"), error="timeout: no answer", id="a")
 
-    async def main() -> tuple[Decimal | None, bytes]:
+    async def main() -> bytes:
         out = Durable(str(tmp_path / "out.jsonl"), "p@1", lambda: [row], total=1)
         out.before(row)
         await out.begin(row)
         out.leave(row, failed)
+        if asked_again:
+            await out.begin(row)
         out.write(failed, row)
-        first = out.standing().spent_usd
-        await out.begin(row)
-        out.write(failed, row)
+        assert out.standing().spent_usd == Decimal(spent)
         out.close()
-        return first, out.path.read_bytes()
+        return out.path.read_bytes()
 
-    first, text = asyncio.run(main())
-    assert (first, records.from_line(text).status) == (Decimal("0.5"), "failed")
+    assert records.from_line(asyncio.run(main())).status == "failed"
     again = Durable(str(tmp_path / "out.jsonl"), "p@1", lambda: [row], total=1)
-    assert again.standing().spent_usd == Decimal("1.0")
+    assert again.standing().spent_usd == Decimal(spent)
     again.close()
 
 
