@@ -160,9 +160,10 @@ def _calls(url: str) -> int:
 
 
 @contextmanager
-def stub(delay: float = 0.0) -> Iterator[str]:
+def stub(delay: float = 0.0, per_second: float = 0.0) -> Iterator[str]:
     """A stub of its own process; its URL."""
-    child = subprocess.Popen([sys.executable, str(HERE / "stub.py"), "--delay", str(delay)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(HERE / "stub.py"), "--delay", str(delay), "--per-second", str(per_second)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout
     try:
         yield child.stdout.readline().strip()

@@ -1,6 +1,8 @@
 """A loopback server for benchmarks: both wires, fixed answers, in its own process; much cheaper than any client that asks it.
 
-    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed; GET /calls tells how many calls it has answered
+    python benchmarks/stub.py [--delay 0.2]      prints its URL, serves until it is killed
+
+GET /calls tells how many calls came, GET /answered how many of them were not failed; after GET /down all are answered 529, until GET /up.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ class Stub(asyncio.Protocol):
     """One connection, kept alive. Reads no more of a request than its length, path, model and order number."""
 
     delay = 0.0
-    calls = 0
+    calls = answered = 0
+    down = False
+    per_second = 0.0
+    left, seen = 0.0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -70,7 +75,18 @@ class Stub(asyncio.Protocol):
         if line.startswith(b"get /calls "):
             self._write(_reply(Stub.calls))
             return
+        if line.startswith((b"get /down ", b"get /up ", b"get /answered ")):
+            Stub.down = Stub.down if b"answered" in line else b"down" in line
+            self._write(_reply(Stub.answered))
+            return
         Stub.calls += 1
+        if Stub.down:
+            self._write(_reply({"error": {"message": "down", "type": "overloaded", "code": None}}).replace(b"200 OK", b"529 Down", 1))
+            return
+        if Stub.per_second and not Stub.allowed():
+            self._write(_reply({"error": {"message": "slow down", "type": "rate", "code": None}}).replace(b"200 OK", b"429 Slow", 1))
+            return
+        Stub.answered += 1
         model, number = MODEL.search(body), NUMBER.search(body)
         cheap = model is not None and model[1] == CHEAP.encode()
         which = cheap_answer(number[1].decode()) if cheap and number else 0
@@ -80,6 +96,17 @@ class Stub(asyncio.Protocol):
         else:
             self._write(reply)
 
+    @staticmethod
+    def allowed() -> bool:
+        """A token bucket that holds a second's worth."""
+        now = asyncio.get_running_loop().time()
+        Stub.left = min(Stub.per_second, Stub.left + (now - Stub.seen) * Stub.per_second)
+        Stub.seen = now
+        if Stub.left < 1:
+            return False
+        Stub.left -= 1
+        return True
+
     def _write(self, reply: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(reply)
@@ -88,7 +115,9 @@ class Stub(asyncio.Protocol):
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    Stub.delay = parser.parse_args().delay
+    parser.add_argument("--per-second", type=float, default=0.0, help="calls a second; the others are answered 429")
+    args = parser.parse_args()
+    Stub.delay, Stub.per_second = args.delay, args.per_second
     server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()

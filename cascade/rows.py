@@ -1,19 +1,18 @@
-"""Input rows: JSONL in, one request a line. Every mistake is found, with file and line, before anything is asked."""
+"""Input rows: one request a line of JSONL, or a row of a table. Every mistake is found, with file and line, before anything is asked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jiter
 
+from cascade import formats
 from cascade.errors import InputError
+from cascade.formats.lines import MAX_LINE, lines
 from cascade.types import Json
-
-MAX_LINE = 8 * 1024 * 1024
-"""Bytes a line may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Row:
 
 
 def read(path: str) -> list[Row]:
-    """All rows of a JSONL file; bad lines come back with a `problem`.
+    """All rows of a file; bad ones come back with a `problem`.
 
     Raises InputError where no row can be trusted: the file cannot be read or is empty, or an id stands twice.
     """
@@ -57,31 +56,45 @@ def count(path: str) -> int:
 
 
 def stream(path: str) -> Iterator[Row]:
-    """The rows of a JSONL file, one at a time; ids are not compared."""
+    """The rows of a file, one at a time; ids are not compared. JSONL, or by its suffix one of `cascade.formats`."""
     try:
+        if formats.is_table(path):
+            for record in formats.read(path):
+                yield of(record.value, record.number, path) if record.problem is None else _no_row(record.number, path, record.problem)
+            return
         with Path(path).open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield parse(line, number, path)
+            for number, (line, size) in enumerate(lines(file, MAX_LINE), 1):
+                if size > MAX_LINE:
+                    yield _no_row(number, path, f"the line has {size} bytes, at most {MAX_LINE} are read")
+                elif line.strip():
+                    yield parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, number, path)
     except OSError as err:
         raise InputError(f"{path}: {err.strerror or err}") from err
+
+
+def _no_row(number: int, path: str, problem: str, id: str | None = None) -> Row:
+    return Row(id or f"line-{number}", number, {}, problem=f"{path}:{number}: {problem}")
 
 
 def parse(line: bytes, number: int, path: str) -> Row:
     """The row of one line. A row without an id is called by its line number."""
     problem, value = _object(line)
     if problem:
-        return Row(f"line-{number}", number, {}, problem=f"{path}:{number}: {problem}")
+        return _no_row(number, path, problem)
     assert isinstance(value, dict)
+    return of(value, number, path)
+
+
+def of(value: Mapping[str, Json], number: int, path: str) -> Row:
+    """The row of an object: `id`, `gold` and `inputs`, or the inputs beside the two."""
     nested = isinstance(value.get("inputs"), dict)
     id = value.get("id")
     if (id is not None and not isinstance(id, str | int)) or isinstance(id, bool):
-        return Row(f"line-{number}", number, {}, problem=f'{path}:{number}: "id" must be text or a whole number')
+        return _no_row(number, path, '"id" must be text or a whole number')
     inputs = value["inputs"] if nested else {k: v for k, v in value.items() if k not in ("id", "gold")}
     extra = sorted(value.keys() - {"id", "inputs", "gold"}) if nested else []
     if extra:
-        return Row(str(id or f"line-{number}"), number, {}, problem=f'{path}:{number}: unknown key {extra[0]!r} beside "inputs"')
+        return _no_row(number, path, f'unknown key {extra[0]!r} beside "inputs"', None if id is None else str(id))
     return Row(str(number) if id is None else str(id), number, inputs, value.get("gold"))
 
 

@@ -168,3 +168,49 @@ def test_rows_that_come_at_once_share_one_sync_and_none_may_be_asked_when_it_fai
     again = Journal(str(tmp_path / "j"), {})
     assert again.in_doubt() == ("a", "b", "c")
     again.close()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "more", "code", "asked", "says"), [
+    (None, ("--confirm-above", "0.1"), 2, 0, "this run may cost $"),
+    (None, ("--confirm-above", "0.1"), 2, 0, "more than --confirm-above 0.1: nothing was asked. Give --yes, a higher --confirm-above, or set budget.per_run"),
+    (None, ("--confirm-above", "0.1", "--yes"), 0, 20, "20 of 20 rows"),
+    (None, (), 0, 20, "20 of 20 rows"),
+    (None, ("--confirm-above", "0.1", "--limit", "2"), 0, 2, "2 of 2 rows"),
+    ("n\n", ("--confirm-above", "0.1"), 3, 0, "nothing was asked"),
+    ("y\n", ("--confirm-above", "0.1"), 0, 20, "at worst (20 rows; cascade plan tells more). Go on?"),
+])
+def test_a_run_that_may_be_dear_is_confirmed_or_refused_before_anything_is_paid(
+    answer: str | None, more: tuple[str, ...], code: int, asked: int, says: str,
+    cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    server.default = GOOD
+    monkeypatch.setattr(sys, "stdin", Terminal(answer) if answer else io.StringIO())
+    found, _, err = cli("run", str(policy), inputs(20), "-o", "out.jsonl", "--no-cache", *more)
+    assert (found, len(server.requests), says in err) == (code, asked, True), err
+
+
+def test_only_what_is_to_do_is_confirmed_and_a_refused_run_binds_nobody(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+    server.default = GOOD
+    args = ("run", str(policy), inputs(20), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0.1")
+    assert cli(*args)[0] == 2
+    policy.write_text(policy.read_text().replace("Extract the order.", "Read the order."))
+    assert cli(*args, "--yes")[0] == 0
+    assert (cli(*args)[0], len(server.requests)) == (0, 20)  # nothing is left to be paid
+
+
+def test_a_run_whose_budget_is_small_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+    server.default = GOOD
+    policy.write_text(policy.read_text() + "budget: {per_run: 0.1}\n")
+    assert cli("run", str(policy), inputs(20), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0.1")[0] == 0
+
+
+def test_a_run_without_a_price_says_so_and_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+    server.default = GOOD
+    policy.write_text(policy.read_text().replace("here/big: {input: 10, output: 10}", ""))
+    code, _, err = cli("run", str(policy), inputs(2), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0")
+    assert (code, "what this run may cost is not known; unpriced: here/big" in err, len(server.requests)) == (0, True, 2)

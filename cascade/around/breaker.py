@@ -20,7 +20,7 @@ class _Circuit:
     probing: bool = False
 
 
-def breaker(ask: Ask, *, failures: int = 5, rest: float = 10.0, clock: Callable[[], float] = time.monotonic) -> Ask:
+def breaker(ask: Ask, *, failures: int = 5, rest: float = 2.0, clock: Callable[[], float] = time.monotonic) -> Ask:
     """An Ask that, after `failures` outages in a row of one model, raises CircuitOpen at once for `rest` seconds.
 
     Then one call goes through as a probe: if it is answered the circuit closes, else it rests again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,16 +16,18 @@ Sleep = Callable[[float], Awaitable[object]]
 
 
 class Slots:
-    """How many calls may be in flight. Each 429 halves the number, each full round of answers adds one, up to `most`."""
+    """How many calls may be in flight. A 429 halves what is, once for all calls that began before it was noticed; each full round of answers
+    adds one, up to `most`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: float = math.inf) -> None:
         self.most = most
         self.now = float(most)
         self.taken = 0
+        self.cuts = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def take(self) -> None:
-        if self.taken < int(self.now) and not self._queue:
+        if self.taken + 1 <= self.now and not self._queue:
             self.taken += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -40,17 +43,20 @@ class Slots:
 
     def give(self) -> None:
         self.taken -= 1
-        while self._queue and self.taken < int(self.now):
+        while self._queue and self.taken + 1 <= self.now:
             turn = self._queue.popleft()
             if not turn.done():
                 self.taken += 1
                 turn.set_result(None)
 
     def faster(self) -> None:
-        self.now = min(float(self.most), self.now + 1 / self.now)
+        self.now = min(self.most, self.now + 1 / self.now)
 
-    def slower(self) -> None:
-        self.now = max(1.0, self.now / 2)
+    def slower(self, cuts: int) -> None:
+        """`cuts` as they were when the call began that met the 429."""
+        if cuts == self.cuts:
+            self.cuts += 1
+            self.now = max(1.0, min(self.now, self.taken) / 2)
 
 
 class PerMinute:
@@ -78,20 +84,18 @@ class PerMinute:
 
 
 def limited(ask: Ask, provider: Provider, *, clock: Clock = time.monotonic, sleep: Sleep = asyncio.sleep) -> Ask:
-    """An Ask that keeps to the provider's `concurrency`, `requests_per_minute` and `tokens_per_minute`.
+    """An Ask that keeps to the provider's `concurrency`, `requests_per_minute` and `tokens_per_minute`, and asks less at a time after a 429.
 
     Waiting here does not count against the call's own deadline (a queue is no failure), only against the request's.
     Tokens are claimed as an estimate (a quarter of the prompt's characters, and max_tokens) and settled by the answer's usage.
     """
-    slots = Slots(provider.concurrency) if provider.concurrency else None
+    slots = Slots(provider.concurrency or math.inf)
     requests = PerMinute(provider.requests_per_minute, clock, sleep) if provider.requests_per_minute else None
     tokens = PerMinute(provider.tokens_per_minute, clock, sleep) if provider.tokens_per_minute else None
-    if slots is None and requests is None and tokens is None:
-        return ask
 
     async def polite(call: Call) -> Answer:
-        if slots:
-            await slots.take()
+        await slots.take()
+        cuts = slots.cuts
         try:
             if requests:
                 await requests.claim(1)
@@ -102,16 +106,13 @@ def limited(ask: Ask, provider: Provider, *, clock: Clock = time.monotonic, slee
             if tokens and answer.usage:
                 tokens.give_back(claimed - answer.usage.input - answer.usage.output)
         except RateLimited:
-            if slots:
-                slots.slower()
+            slots.slower(cuts)
             raise
         else:
-            if slots:
-                slots.slower() if any(r.error == RateLimited.kind for r in answer.retries) else slots.faster()
+            slots.slower(cuts) if any(r.error == RateLimited.kind for r in answer.retries) else slots.faster()
             return answer
         finally:
-            if slots:
-                slots.give()
+            slots.give()
 
     return polite
 

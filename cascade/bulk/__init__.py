@@ -3,7 +3,11 @@
 from cascade.bulk.batches import map_batches
 from cascade.bulk.durable import Durable
 from cascade.bulk.journal import Journal, Standing, standing
+from cascade.bulk.outage import Outage
 from cascade.bulk.output import Output, Trails
 from cascade.bulk.runner import OUTAGE, Answerer, Run, gather, run
+from cascade.bulk.stream import Stream
+from cascade.bulk.table import Table
 
-__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Output", "Run", "Standing", "Trails", "gather", "map_batches", "run", "standing"]
+__all__ = ["OUTAGE", "Answerer", "Durable", "Journal", "Outage", "Output", "Run", "Standing", "Stream", "Table", "Trails", "gather",
+           "map_batches", "run", "standing"]

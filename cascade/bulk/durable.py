@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -35,31 +36,37 @@ class Durable:
         self.policy, self.digests, self.policies, self.retry = policy, digests, {policy, *policies}, in_doubt == "retry"
         self._pending: dict[int, Entry | bytes | None] = {}
         self._at: dict[str, int] = {}
+        self._left: set[str] = set()  # rows of this run whose cost the journal has, though no result
         self._seen = self._next = 0
         self._position = 0  # bytes of the projection so far; up to `_size` of them stand in the output already
         journal = path + SUFFIX
         head = {"policy": policy, "digests": dict(digests or {})}
+        self._file = self._open()
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as err:
-            raise InputError(f"{path}: cannot be written: {err.strerror}") from err
-        try:
-            there = [] if os.path.exists(journal) else list(self._taken_over())
+            there = [] if self._file is None or os.path.exists(journal) else list(self._taken_over())
             self.journal = Journal(journal, head, there)
         except BaseException:
-            os.close(self._file)
+            self._shut()
             raise
         try:
             self._match(rows, force, head)
             self.journal.note({"kind": "run", "pid": os.getpid(), "total": total})
-            self._size = self._kept(rows)
-            os.ftruncate(self._file, self._size)
+            if self._file is not None:
+                self._size = self._kept(rows)
+                os.ftruncate(self._file, self._size)
         except OSError as err:
             self.close()
             raise InputError(f"{path}: cannot be written: {err.strerror}") from err
         except BaseException:
             self.close()
             raise
+
+    def _open(self) -> int | None:
+        """The output, which grows with the run; None when it does not."""
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as err:
+            raise InputError(f"{self.path}: cannot be written: {err.strerror}") from err
 
     # ------------------------------------------------------------ what is there
 
@@ -89,7 +96,7 @@ class Durable:
         journal = self.journal
         then = str(journal.head.get("policy"))
         if then not in self.policies:
-            if not force:
+            if journal.entries and not force:
                 why = "; ".join(binding.changed(journal.head.get("digests", {}), self.digests or {})) or "the policy has changed"
                 raise self._of_another(str(self.path), then, why)
             journal.note({"kind": "head", "format": 1, **head})
@@ -162,6 +169,7 @@ class Durable:
     async def begin(self, row: Row) -> None:
         """The intent is on disk when this returns. Raises InputError when it is not: then the row must not be asked."""
         await self.journal.intend(row.id, digest_of(row))
+        self._left.discard(row.id)
 
     def again(self, outcome: Outcome) -> bool:
         """Whether a row that is there is to be asked again."""
@@ -170,11 +178,15 @@ class Durable:
     def leave(self, row: Row, outcome: Outcome) -> None:
         """The row stays to be done; what was paid for it is kept."""
         self.journal.left(row.id, outcome.cost_usd)
+        self._left.add(row.id)
 
     def write(self, outcome: Outcome, row: Row) -> None:
         """The result goes into the journal, and into the output when all rows before it have theirs. Raises InputError when a disk is full."""
         if row.id in self._at:
-            entry = self.journal.result(row.id, digest_of(row), outcome, line_of(outcome, row, self.digests))
+            asked = self.journal.entries.get(row.id)
+            digest = digest_of(row) if asked is None else asked.digest
+            cost = Decimal(0) if row.id in self._left else outcome.cost_usd
+            entry = self.journal.result(row.id, digest, outcome.status, cost, line_of(outcome, row, self.digests))
             self._pending[self._at.pop(row.id)] = entry
         self._project()
 
@@ -182,9 +194,13 @@ class Durable:
         """Rows that stay to be done hold up no others: all that is known goes into the output."""
         for at in self._at.values():
             self._pending[at] = None
+        self.journal.flush()
         self._project()
 
     def _project(self) -> None:
+        """What the journal's file holds goes into the output, as far as no row before it is awaited."""
+        if not self.journal.flushed:
+            return
         lines = []
         upto = self._next
         while upto in self._pending:
@@ -194,6 +210,7 @@ class Durable:
             upto += 1
         text = b"".join(lines)
         fresh = text[max(0, self._size - self._position) :]
+        assert self._file is not None
         try:
             write_all(self._file, fresh)
         except OSError as err:
@@ -208,10 +225,14 @@ class Durable:
 
     def close(self) -> None:
         """Both files, and the lock."""
-        with suppress(OSError):
-            os.fdatasync(self._file)
-        os.close(self._file)
+        self._shut()
         self.journal.close()
+
+    def _shut(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                os.fdatasync(self._file)
+            os.close(self._file)
 
 
 def digest_of(row: Row) -> str:

@@ -22,7 +22,6 @@ import orjson
 from cascade import records
 from cascade.bulk.output import write_all
 from cascade.errors import InputError
-from cascade.outcome import Outcome
 from cascade.summary import plus
 from cascade.types import Json
 
@@ -77,9 +76,9 @@ class Journal:
         self.entries: dict[str, Entry] = {}
         self.spent: Decimal | None = Decimal(0)
         self.asked_again = self.total = 0
-        self._waiting: list[bytes] = []
-        self._next: asyncio.Task[None] | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._text = bytearray()  # records that the next write takes
+        self._waiting: list[asyncio.Future[None]] = []
+        self._group: asyncio.Task[None] | None = None
         try:
             self._end = os.fstat(self.file).st_size
             end = 0
@@ -121,7 +120,8 @@ class Journal:
             os.ftruncate(file, 0)
             write_all(file, _framed({"kind": "head", "format": FORMAT, **head}))
             for id, line in rows:
-                write_all(file, _result(id, "", records.from_line(line), line))
+                outcome = records.from_line(line)
+                write_all(file, _result(id, "", outcome.status, outcome.cost_usd, line))
             os.fsync(file)
             beside.rename(self.path)
             folder = os.open(self.path.parent, os.O_RDONLY)
@@ -173,26 +173,35 @@ class Journal:
 
     async def intend(self, id: str, digest: str) -> None:
         """On disk when it returns; rows that come at once share one sync. Raises InputError when the disk does not take it: then do not call."""
-        self._waiting.append(_framed({"kind": "intent", "id": id, "digest": digest}))
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._group(self._running))
-        mine = self._next
+        self._text += _framed({"kind": "intent", "id": id, "digest": digest})
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        if self._group is None:
+            self._group = asyncio.ensure_future(self._groups())
         try:
-            await asyncio.shield(mine)
+            await turn
         except InputError:
-            with suppress(InputError):  # it may be on disk all the same, and no call was made
-                self._append(_framed({"kind": "left", "id": id, "cost_usd": "0"}))
+            self._text += _framed({"kind": "left", "id": id, "cost_usd": "0"})  # it may be on disk all the same, and no call was made
+            with suppress(InputError):
+                self.flush()
             raise
         self.entries[id] = Entry(digest)
 
-    async def _group(self, before: asyncio.Task[None] | None) -> None:
+    async def _groups(self) -> None:
+        """One write and sync after another, each for all that came while the one before it was on its way."""
         await asyncio.sleep(0)
-        if before is not None:
-            await asyncio.wait([before])
-        lines, self._waiting = self._waiting, []
-        self._running, self._next = self._next, None
-        self._append(b"".join(lines))
-        await asyncio.get_running_loop().run_in_executor(None, self._synced)
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            failed: InputError | None = None
+            try:
+                self.flush()
+                await asyncio.get_running_loop().run_in_executor(None, self._synced)
+            except InputError as err:
+                failed = err
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_exception(failed) if failed else turn.set_result(None)
+        self._group = None
 
     def _synced(self) -> None:
         try:
@@ -200,31 +209,57 @@ class Journal:
         except OSError as err:
             raise InputError(f"{self.path}: cannot be written: {err.strerror}") from err
 
-    def result(self, id: str, digest: str, outcome: Outcome, line: bytes) -> Entry:
-        """Append a row's result; the next sync, or the end of the run, has it on disk."""
-        record = _result(id, digest, outcome, line)
-        at = self._end
-        self._append(record)
-        self._take(at, record)
-        return self.entries[id]
+    def result(self, id: str, digest: str, status: str, cost: Decimal | None, line: bytes) -> Entry:
+        """A row's result: written at once, or with the intents that wait (its asker's next one too, so that no more rows can be in doubt than
+        are in flight). The next sync, or the end of the run, has it on disk. Raises InputError when the disk does not take it."""
+        record = _result(id, digest, status, cost, line)
+        at = self._end + len(self._text)
+        self._add(record)
+        entry = self.entries[id] = Entry(digest, at + len(record) - len(line) - 2, len(line), status)
+        self.spent = plus(self.spent, cost)
+        return entry
 
     def left(self, id: str, cost: Decimal | None) -> None:
         """The row stays to be done; what it cost is kept."""
-        record = _framed({"kind": "left", "id": id, "cost_usd": _text(cost)})
-        self._append(record)
-        self._take(0, record)
+        self._add(_framed({"kind": "left", "id": id, "cost_usd": _text(cost)}))
+        self.entries.pop(id, None)
+        self.spent = plus(self.spent, cost)
 
-    def _append(self, text: bytes) -> None:
-        """All of it or nothing."""
+    def _add(self, record: bytes) -> None:
+        if self._waiting:
+            self._text += record
+        else:
+            self._append(record)
+
+    def _append(self, record: bytes) -> None:
+        """Now, or not at all."""
+        before = len(self._text)
+        self._text += record
+        try:
+            self.flush()
+        except InputError:
+            del self._text[before:]
+            raise
+
+    @property
+    def flushed(self) -> bool:
+        """Whether all results are in the file."""
+        return not self._text
+
+    def flush(self) -> None:
+        """Write all that waits, or nothing of it: then it waits on, and InputError is raised."""
+        if not self._text:
+            return
         try:
             if os.fstat(self.file).st_size != self._end:
                 os.ftruncate(self.file, self._end)  # what an earlier failure could not take back
-            write_all(self.file, text)
+            write_all(self.file, self._text)
         except OSError as err:
             with suppress(OSError):
                 os.ftruncate(self.file, self._end)
             raise InputError(f"{self.path}: cannot be written: {err.strerror}") from err
-        self._end += len(text)
+        self._end += len(self._text)
+        self._text.clear()
 
     # ------------------------------------------------------------ reading
 
@@ -242,7 +277,8 @@ class Journal:
 
     def close(self) -> None:
         """All results on disk, as far as it takes them."""
-        with suppress(OSError):
+        with suppress(OSError, InputError):
+            self.flush()
             os.fdatasync(self.file)
         os.close(self.file)
 
@@ -276,8 +312,8 @@ def _sealed(text: bytes) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _result(id: str, digest: str, outcome: Outcome, line: bytes) -> bytes:
-    front = records.dumps({"kind": "result", "id": id, "digest": digest, "status": outcome.status, "cost_usd": _text(outcome.cost_usd)})
+def _result(id: str, digest: str, status: str, cost: Decimal | None, line: bytes) -> bytes:
+    front = records.dumps({"kind": "result", "id": id, "digest": digest, "status": status, "cost_usd": _text(cost)})
     return _sealed(front[:-1] + _ROW + line + b"}")
 
 

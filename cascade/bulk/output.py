@@ -146,6 +146,8 @@ def line_of(outcome: Outcome, row: Row | None, digests: Mapping[str, str] | None
     return recording.to_line(Recording(outcome, row.inputs, UNKNOWN if row.gold is None else row.gold, digests))
 
 
-def write_all(file: int, text: bytes) -> None:
-    while text:
-        text = text[os.write(file, text) :]
+def write_all(file: int, text: bytes | bytearray) -> None:
+    """Every byte of it."""
+    written = os.write(file, text)
+    while written < len(text):
+        written += os.write(file, text[written:])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from cascade.bulk.outage import Outage
 from cascade.errors import InputError
 from cascade.outcome import Outcome
 from cascade.rows import Row
@@ -56,19 +57,23 @@ class Run:
             self.done.append(outcome)
 
 
-async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, *, concurrency: int,
-              stop: asyncio.Event | threading.Event, told: Callable[[Run], object] = lambda _: None, state: Run | None = None) -> Run:
+async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, *, concurrency: int, stop: asyncio.Event | threading.Event,
+              told: Callable[[Run], object] = lambda _: None, state: Run | None = None, outage: Outage | None = None) -> Run:
     """Answer the rows that `output` does not hold yet, `concurrency` at a time, and write each as it is done.
 
-    Set `stop` to end early: what is in flight is finished and written. `told` hears after each row.
+    Set `stop` to end early: what is in flight is finished and written. `told` hears after each row. A provider that goes down is waited for,
+    see `Outage`; without one to wait for, OUTAGE failed rows in a row stop the run.
     A disk that does not take a row stops the run in the same way; it is tried once more at the end. Raises InputError when that fails too;
     MissingRecording ends the run.
     """
     state = state or Run(policy, len(list(rows)))
     unsaved: list[tuple[Outcome, Row]] = []
+    outage = outage or Outage()
+    outage.most, outage.stop = concurrency + OUTAGE, lambda: stop.is_set() or state.stopped is not None
 
-    def to_do() -> Iterable[Row]:
+    def to_do() -> Iterator[Row]:
         for row in rows:
+            yield from outage.to_ask()
             outcome = output.before(row)
             if outcome is None:
                 yield row
@@ -77,10 +82,24 @@ async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, 
                 state.add(outcome)
                 told(state)
 
-    queue = iter(to_do())
 
-    async def work() -> None:
+    def add(row: Row, outcome: Outcome, held: bool = False) -> None:
+        try:
+            if held or _ends_the_run(state, outcome, output.again(outcome)):
+                output.leave(row, outcome)
+            else:
+                output.write(outcome, row)
+                state.add(outcome)
+                told(state)
+        except InputError as err:
+            state.stopped = state.stopped or str(err)
+            unsaved.append((outcome, row))
+
+    async def work(queue: Iterator[Row]) -> None:
         for row in queue:
+            number = 0
+            if not row.problem:
+                number, row = await outage.turn(row)
             if stop.is_set() or state.stopped:
                 state.stopped = state.stopped or "interrupted"
                 return
@@ -95,18 +114,16 @@ async def run(rows: Iterable[Row], answer: Answerer, output: Rows, policy: str, 
                 state.stopped = state.stopped or str(err)
                 return
             outcome = await _one(row, answer, policy)
-            try:
-                if _ends_the_run(state, outcome, output.again(outcome)):
-                    output.leave(row, outcome)
-                else:
-                    output.write(outcome, row)
-                    state.add(outcome)
-                    told(state)
-            except InputError as err:
-                state.stopped = state.stopped or str(err)
-                unsaved.append((outcome, row))
+            add(row, outcome, held=not row.problem and outage.heard(number, row, outcome, output.again(outcome)))
+            while outage.failed:
+                add(*outage.failed.pop())
 
-    await gather(work() for _ in range(concurrency))
+    queue = to_do()
+    await gather(work(queue) for _ in range(concurrency))
+    while not state.stopped and outage.pending():
+        await gather(work(outage.to_ask()) for _ in range(concurrency))
+        while outage.failed:
+            add(*outage.failed.pop())
     for _ in queue:
         state.stopped = state.stopped or "interrupted"
     for outcome, row in unsaved:
@@ -132,7 +149,8 @@ async def _one(row: Row, answer: Answerer, policy: str) -> Outcome:
     if row.problem:
         return Outcome(policy, "invalid", error=row.problem, id=row.id)
     try:
-        return replace(await answer(row), id=row.id)
+        outcome = await answer(row)
+        return outcome if outcome.id == row.id else replace(outcome, id=row.id)
     except InputError as err:
         return Outcome(policy, "invalid", error=str(err), id=row.id)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import cascade
-from cascade.cli import asking, cache, calibrate, demo, local, monitor, plan, policies, record, replay, report, serve
+from cascade.cli import asking, cache, calibrate, demo, local, monitor, plan, policies, record, replay, report, run, serve
 
 app = typer.Typer(
     name="cascade",
@@ -36,7 +36,7 @@ def _options(
 app.command()(demo.demo)
 app.command()(asking.ask)
 app.command()(asking.explain)
-app.command()(asking.run)
+app.command()(run.run)
 app.command()(record.record)
 app.command()(report.report)
 app.command()(calibrate.calibrate)

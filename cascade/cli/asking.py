@@ -1,45 +1,22 @@
-"""`ask`, `run` and `explain`: requests up the ladder, one or many, and their stories."""
+"""`ask` and `explain`: one request up the ladder, and a row's story."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import enum
-import shutil
-import signal
 import sys
-import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascade import records
-from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, show
+from cascade.cli import NOT_ACCEPTED, WRONG, show
 from cascade.errors import ConfigurationError, InputError
-from cascade.summary import Tally
 from cascade.types import CacheSettings, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from cascade.app import Cascade
-    from cascade.bulk import Answerer, Run, Standing
-    from cascade.bulk.durable import InDoubt
-    from cascade.bulk.runner import Rows
-    from cascade.rows import Row
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
-
-
-class Engine(enum.StrEnum):
-    """What answers the rows of a run."""
-
-    local = "local"
-    ray = "ray"
-
-
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")]
 
 
@@ -78,133 +55,6 @@ def ask(
         if not explain:
             show.note(f"{outcome.status}: {outcome.error}")
         raise typer.Exit(WRONG if (outcome.error or "").startswith("configuration") else NOT_ACCEPTED)
-
-
-def run(
-    policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)] = None,
-    input: Annotated[str | None, typer.Argument(metavar="INPUT.jsonl|-", help="One request a line; - reads stdin.", show_default=False)] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="local: this process. ray: workers of a Ray cluster, at RAY_ADDRESS or "
-                                                            "started here; see docs/ray.md.")] = Engine.local,
-    workers: Annotated[int, typer.Option(min=1, max=1000, help="--engine ray: how many processes share the rows, the requests at a time "
-                                                               "and the limits.")] = 2,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 unless every request was accepted.")] = False,
-    in_doubt: Annotated[str, typer.Option("--in-doubt", metavar="hold|retry",
-                        help="Rows that a crash cut off, which may have been paid: hold lists them, retry asks them again.")] = "hold",
-    force: Annotated[bool, typer.Option("--force", help="Ask anew what an edited policy or input concerns, instead of refusing.")] = False,
-    status: Annotated[str | None, typer.Option("--status", metavar="OUT.jsonl", show_default=False,
-                      help="Only tell how the run that writes OUT.jsonl stands.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
-    no_cache: NoCache = False,
-) -> None:
-    """Answer many requests: JSONL in, JSONL out, one row a request, in the order of the input, written as each is done.
-
-    \b
-    The same command again goes on where it stopped (rows that failed are asked again):
-      cascade run policies/invoice.yaml policies/invoice.inputs.jsonl -o out.jsonl
-      cascade run policies/invoice.yaml in.jsonl -o out.jsonl --concurrency 64 --limit 100
-      cascade run --status out.jsonl
-      cascade explain out.jsonl 42
-
-    \b
-    A row in: {"id": "42", "inputs": {"text": "…"}, "gold": {…}}; id and gold may be left out, a flat object is taken as inputs.
-    OUT.jsonl.journal holds what was asked and answered; keep it until the run is done.
-    With --engine ray the same stands in OUT.jsonl.shards/, which all machines of the cluster must see.
-    Ctrl-C finishes what is in flight and stops (exit code 3); twice stops at once.
-    """
-    if status is not None:
-        return _status(status, json)
-    if policy is None or input is None or output is None:
-        raise InputError("cascade run needs a policy, an input and -o OUT.jsonl; or --status OUT.jsonl alone")
-    if in_doubt not in ("hold", "retry"):
-        raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
-    from cascade import rows
-
-    with _at_rest(input) as path:
-        there = rows.count(path)
-        total = min(there, limit or there)
-        cascade = load(policy, no_cache)
-        with cascade:
-            how: _How = {"there": there, "asked": total, "concurrency": concurrency, "in_doubt": in_doubt, "force": force}  # type: ignore[typeddict-item]
-            if engine is Engine.ray:
-                from cascade.cli import on_ray
-
-                asked = cascade.policy if not no_cache else replace(cascade.policy, cache=CacheSettings(backend="off"))
-                state, stands = on_ray.run(cascade, asked, rows.stream(path), output, workers=workers, **how)
-            else:
-                state, stands = _locally(cascade, lambda: rows.stream(path), output, **how)
-    _report(cascade, state, stands, output, json)
-    if state.configuration:
-        raise typer.Exit(WRONG)
-    statuses = state.tally.statuses
-    if state.stopped or statuses["failed"] or statuses["in_doubt"]:
-        raise typer.Exit(STOPPED)
-    if strict and statuses["accepted"] < total:
-        raise typer.Exit(NOT_ACCEPTED)
-
-
-class _How(TypedDict):
-    """`asked` of the `there` rows are to be answered."""
-
-    there: int
-    asked: int
-    concurrency: int
-    in_doubt: InDoubt
-    force: bool
-
-
-def _locally(cascade: Cascade, rows: Callable[[], Iterable[Row]], output: str, *, there: int, asked: int, concurrency: int, in_doubt: InDoubt,
-             force: bool) -> tuple[Run, Standing]:
-    from cascade.bulk import Durable, Run, shards
-
-    if shards.are_there(output):
-        raise InputError(f"{output}: begun with --engine ray; go on with that, or choose another output")
-    out = Durable(output, cascade.label, rows, digests=cascade.digests, policies=cascade.labels, in_doubt=in_doubt, force=force, total=there)
-    try:
-        requests = (row for number, row in enumerate(rows()) if number < asked or out.holds(row))
-        state = Run(cascade.label, asked, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
-        run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
-        return state, out.standing()
-    finally:
-        out.close()
-
-
-@contextlib.contextmanager
-def _at_rest(path: str) -> Iterator[str]:
-    """A file that can be read twice: stdin is copied to one."""
-    if path != "-":
-        yield path
-        return
-    with tempfile.NamedTemporaryFile(prefix="cascade-", suffix=".jsonl") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield file.name
-
-
-def _status(output: str, json: bool) -> None:
-    from cascade.bulk import shards, standing
-    from cascade.bulk.journal import SUFFIX
-
-    stands = shards.standing(output) if shards.are_there(output) else standing(Path(output + SUFFIX))
-    if json:
-        show.line(records.dumps(_as_json(stands)))
-        return
-    again = f", {stands.failed} of them failed" if stands.failed else ""
-    print(f"{stands.done} done, {stands.to_do} to do{again}, {len(stands.in_doubt)} in doubt of {stands.total} rows; spent {_spent(stands)}")
-    for id in stands.in_doubt:
-        print(f"in doubt: {id}")
-
-
-def _as_json(stands: Standing) -> dict[str, Json]:
-    return {"policy": stands.policy, "total": stands.total, "done": stands.done, "to_do": stands.to_do, "failed": stands.failed,
-            "in_doubt": list(stands.in_doubt), "spent_usd": stands.spent_usd, "asked_again": stands.asked_again}
-
-
-def _spent(stands: Standing) -> str:
-    twice = f", and what {stands.asked_again} rows cost that were in doubt and asked again" if stands.asked_again else ""
-    return show.money(stands.spent_usd) + twice
 
 
 def explain(
@@ -294,87 +144,3 @@ def _read(path: str) -> bytes:
         return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as err:
         raise InputError(f"{path}: {err.strerror or err}") from err
-
-
-# ---------------------------------------------------------------- running
-
-
-def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer,
-                      so_far: Callable[[Run], str], state: Run) -> Run:
-    """Answer the rows under a progress bar that says `so_far`; Ctrl-C finishes what is in flight, twice stops at once."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=show.console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("", total=state.total)
-        return asyncio.run(_run(cascade, requests, out, concurrency, answer, state, lambda state: bar.update(
-            task, completed=state.tally.requests, description=so_far(state))))
-
-
-async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any) -> Run:
-    from cascade import bulk
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    this = asyncio.current_task()
-    assert this is not None
-
-    def interrupt() -> None:
-        if stop.is_set():
-            this.cancel()
-        else:
-            show.note("finishing what is in flight; once more stops at once")
-            stop.set()
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, interrupt)
-    try:
-        return await bulk.run(requests, answer, out, cascade.label, concurrency=concurrency, stop=stop, told=told, state=state)
-    except asyncio.CancelledError:
-        show.note("stopped at once; run the same command again to go on")
-        raise typer.Exit(STOPPED) from None
-    finally:
-        await cascade.aclose()
-
-
-def _so_far(state: Run) -> str:
-    first = next(iter(state.tally.tiers), None)
-    escalated = sum(n for tier, n in state.tally.served.items() if tier != first)
-    return f"accepted {state.tally.statuses['accepted']} · escalated {escalated} · {dollars_so_far(state)}"
-
-
-def dollars_so_far(state: Run) -> str:
-    """What the done rows cost, for the progress bar."""
-    return show.money(state.tally.dollars or None if state.tally.dollars is not None else None) if state.tally.requests else "$0"
-
-
-def _report(cascade: Cascade, state: Run, stands: Standing, output: str, json: bool) -> None:
-    summary = state.tally.summary()
-    if json:
-        show.line(records.dumps({
-            "requests": state.total, "done": summary.requests, "done_before": state.before, "statuses": dict(summary.statuses),
-            "escalated": summary.escalated, "cached": summary.cached, "calls": summary.calls, "cost_usd": summary.dollars,
-            "spent_usd": stands.spent_usd, "unpriced": summary.unpriced, "stopped": state.stopped, "alarm": cascade.alarm, "output": output}))
-    else:
-        show.console(stderr=True).print(show.tiers_table(summary))
-    for error in state.invalid:
-        show.note(error)
-    if summary.statuses["invalid"] > len(state.invalid):
-        show.note(f"… and {summary.statuses['invalid'] - len(state.invalid)} more invalid rows")
-    if summary.unpriced:
-        show.note(f"unpriced: {', '.join(summary.unpriced)}: give prices under `pricing:` in the policy to see what this cost")
-    done = f"{summary.requests} of {state.total} rows in {output}"
-    before = f", {state.before} of them from before" if state.before else ""
-    cached = f", {summary.cached} from the cache" if summary.cached else ""
-    show.note(done + before + cached)
-    if cascade.alarm:
-        show.note(f"ALARM: {cascade.alarm}\n{state.alarms} rows carry an alarm; cascade monitor {cascade.policy.path or ''} tells more")
-    if stands.spent_usd != summary.dollars and stands.spent_usd is not None:
-        show.note(f"spent in all, with what failed or stays to be done: {_spent(stands)}")
-    if summary.statuses["in_doubt"]:
-        show.note(f"{summary.statuses['in_doubt']} rows are in doubt: asked when the run was cut off, so each may have been paid. "
-                  f"cascade run --status {output} lists them; --in-doubt retry asks them again, at the risk of paying twice")
-    if state.stopped:
-        show.note(f"stopped early: {state.stopped}\nrun the same command again to go on")
-    elif summary.statuses["failed"]:
-        show.note(f"{summary.statuses['failed']} rows failed; run the same command again to ask them again")

@@ -13,6 +13,7 @@ import typer
 
 from cascade import records
 from cascade.cli import STOPPED, WRONG, asking, show
+from cascade.cli.progress import dollars_so_far, run_with_progress
 from cascade.errors import InputError
 from cascade.outcome import Outcome
 from cascade.types import Checked, Compared, Event, Failed, Json, Policy, Tried
@@ -61,7 +62,7 @@ def record(
         out = Trails(output, cascade.label, cascade.digests)
         try:
             state = Run(cascade.label, len(requests))
-            asking.run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arecord(row.inputs, id=row.id), _so_far, state)
+            run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arecord(row.inputs, id=row.id), _so_far, state)
         finally:
             out.close()
         golds = {row.id: row.gold for row in requests if row.gold is not None}
@@ -82,7 +83,7 @@ def _refuse_bad_gold(grader: Grader, requests: Sequence[Row], path: str) -> None
 
 
 def _so_far(state: Run) -> str:
-    return asking.dollars_so_far(state)
+    return dollars_so_far(state)
 
 
 # ---------------------------------------------------------------- what was recorded

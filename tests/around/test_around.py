@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -263,7 +264,7 @@ def test_an_error_reaches_all_and_is_not_kept() -> None:
 # ---------------------------------------------------------------- limits
 
 
-def test_no_more_calls_at_a_time_than_allowed_and_429_halves_them() -> None:
+def test_no_more_calls_at_a_time_than_allowed() -> None:
     most = seen = 0
 
     async def busy(call: Call) -> Answer:
@@ -280,13 +281,50 @@ def test_no_more_calls_at_a_time_than_allowed_and_429_halves_them() -> None:
 
     asyncio.run(story())
     assert most == 4
-    slots = Slots(8)
-    slots.slower()
-    slots.slower()
-    assert slots.now == 2
-    for _ in range(100):
-        slots.faster()
-    assert slots.now == 8
+
+
+@pytest.mark.parametrize(("most", "taken", "now"), [(8, 8, 4), (8, 3, 1.5), (8, 1, 1), (math.inf, 6, 3)])
+def test_a_429_halves_the_calls_at_a_time_once_for_all_that_were_in_flight(most: float, taken: int, now: float) -> None:
+    async def story() -> list[float]:
+        slots = Slots(most)
+        for _ in range(taken):
+            await slots.take()
+        told = []
+        for cuts in (0, 0, 1):
+            slots.slower(cuts)
+            told.append(slots.now)
+        for _ in range(100):
+            slots.faster()
+        return [*told, slots.now == 8]
+
+    assert asyncio.run(story()) == [now, now, max(1, now / 2), most == 8]
+
+
+def test_without_a_limit_a_provider_that_says_429_is_asked_less_at_a_time_until_it_answers() -> None:
+    seen, open_at_once = 0, 3
+
+    async def choosy(call: Call) -> Answer:
+        nonlocal seen
+        seen += 1
+        full = seen > open_at_once
+        try:
+            await asyncio.sleep(0)
+            if full:
+                raise RateLimited("429")
+            return Answer("yes")
+        finally:
+            seen -= 1
+
+    async def story() -> list[int]:
+        ask, refused = limited(choosy, Provider("p", "openai")), []
+        for _ in range(6):
+            found = await asyncio.gather(*(ask(CALL) for _ in range(24)), return_exceptions=True)
+            refused.append(sum(isinstance(one, RateLimited) for one in found))
+        return refused
+
+    refused = asyncio.run(story())
+    assert refused[0] == 21
+    assert max(refused[2:]) <= 3, refused
 
 
 def test_a_waiter_that_gives_up_frees_its_place() -> None:

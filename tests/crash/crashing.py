@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +21,9 @@ from typing import Any
 import stub
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = 10
+ROWS, MANY = 10, 40
+"""Rows of a run with a fault, and of one that is killed KILLS times at random."""
+KILLS = 5
 CONCURRENCY = 3
 SECONDS = re.compile(rb'"seconds":[0-9.e-]+')
 
@@ -27,15 +32,19 @@ class Runner:
     """`faulty.py`: starts runs, one at a time."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("faulty.py"))], text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        self.process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("faulty.py"))], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
     def start(self, fault: str, at: int, args: Sequence[str], cwd: Path) -> int:
         """The pid of a run."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"fault": fault, "at": at, "args": args, "cwd": str(cwd)}) + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(json.dumps({"fault": fault, "at": at, "args": args, "cwd": str(cwd)}).encode() + b"\n")
         return int(self._read()["pid"])
+
+    def ended(self) -> bool:
+        """Whether the run that was started has ended."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def end(self) -> tuple[int, int | None, str]:
         """Exit code (negative: the signal), number of writes and syncs, and stderr of the run that was started."""
@@ -107,8 +116,8 @@ def whole(crash: Crash) -> int:
     return calls
 
 
-def gone_on(crash: Crash, right: list[bytes]) -> int:
-    """Go on after a crash and check: with hold nothing lost, doubled or paid twice; with retry the output of a whole run. How many were in doubt."""
+def gone_on(crash: Crash, right: list[bytes], crashes: int = 1) -> int:
+    """Go on after so many crashes and check: with hold nothing lost, doubled or paid twice; with retry the output of a whole run. How many were in doubt."""
     code, _, err = crash.go()
     found = crash.lines()
     statuses = [json.loads(line)["status"] for line in found]
@@ -117,7 +126,7 @@ def gone_on(crash: Crash, right: list[bytes]) -> int:
     assert len(found) == len(right), f"{len(right)} rows, {len(found)} in the output"
     assert all(a == b for a, b, status in zip(found, right, statuses, strict=True) if status != "in_doubt")
     assert [json.loads(line)["id"] for line in found] == [json.loads(line)["id"] for line in right]
-    assert doubtful <= CONCURRENCY
+    assert doubtful <= crashes * CONCURRENCY
     charges = crash.charges()
     assert max(charges.values()) == 1, f"paid twice: {charges}"
     assert all(charges[json.loads(line)["id"]] == 1 for line, status in zip(found, statuses, strict=True) if status != "in_doubt")
@@ -137,14 +146,30 @@ def faulted(crash: Crash, fault: str, at: int, right: list[bytes]) -> int:
     return gone_on(crash, right)
 
 
-def killed_at_random(crash: Crash, right: list[bytes], after: float) -> int:
-    """A run killed by another process so many seconds after its first request, then gone on with. How many rows were in doubt."""
-    crash.server.default = stub.Reply(crash.server.default.body, drip=0.00005)
-    pid = crash.start()
-    while not crash.server.requests:
-        time.sleep(0.001)
-    time.sleep(after)
-    os.kill(pid, signal.SIGKILL)
-    crash.runner.end()
-    crash.server.default = stub.Reply(crash.server.default.body)
-    return gone_on(crash, right)
+def killed_at_random(crash: Crash, right: list[bytes], chance: random.Random) -> tuple[int, int]:
+    """A run killed by another process, at any moment from its first request to its end, again and again until it ends or was killed KILLS
+    times, and gone on with. How often it was killed, and how many rows were in doubt."""
+    kills = 0
+    while kills < KILLS:
+        asked = len(crash.server.requests)
+        pid = crash.start()
+        while len(crash.server.requests) == asked and not crash.runner.ended():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if crash.runner.end()[0] != -signal.SIGKILL:
+            break
+        kills += 1
+    return kills, gone_on(crash, right, kills)
+
+
+def killed_times(folder: Path, server: stub.Stub, runner: Runner, times: int, chance: random.Random) -> tuple[int, int]:
+    """So many kills at random, and more to the end of the last run. How many, and how many rows were in doubt."""
+    first = Crash(folder / "whole", server, runner, MANY)
+    whole(first)
+    right, kills, doubtful = first.lines(), 0, 0
+    while kills < times:
+        more, rows = killed_at_random(Crash(folder / str(kills), server, runner, MANY), right, chance)
+        kills, doubtful = kills + more, doubtful + rows
+    return kills, doubtful
