@@ -67,17 +67,19 @@ class Cascade:
     """A policy ready to answer requests, from async and from sync code; one per policy and process is right.
 
     `ask` replaces the providers (a `Scripted`, a recording, an Ask of your own); retries, limits and breaker belong to the providers,
-    so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
-    that the cache is on disk; at exit it is closed anyway.
+    so they are then left out. `around` is put around all that, as `cascade.bulk.batched` is. `cache` replaces the policy's cache
+    settings. Close it, or use it in a `with` block, to be sure that the cache is on disk; at exit it is closed anyway.
 
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
     and in memory only where `ask` is given, since what fakes answer is no traffic.
     """
 
-    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None) -> None:
+    def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
+                 around: Callable[[Ask], Ask] | None = None) -> None:
         self.policy = policy
         self.purse = None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run")
         self._given = ask
+        self._around = around
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
         self._prompt_digest = _prompt_digest(policy)
@@ -179,8 +181,11 @@ class Cascade:
         return self._serves
 
     async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
-        """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline."""
-        if not isinstance(self._store, RedisStore):
+        """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline.
+
+        What is put around the Ask may take a day: nobody is kept waiting for that.
+        """
+        if not isinstance(self._store, RedisStore) or self._around is not None:
             return await self._answer(wiring, rungs, key, inputs, id)
         return await once(
             self._store, key, lambda: self._remembered(rungs, key, id),
@@ -371,6 +376,8 @@ class _Wiring:
         if given is None and (missing := missing_keys(owner.policy)):
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         self.ask = single_flight(given or self._route)
+        if owner._around is not None:
+            self.ask = owner._around(self.ask)
         self.purse = owner.purse
         self.read, self.grader = reader(owner.policy), Grader.of(owner.policy)
         self._ladders: dict[str, engine.Ladder] = {}

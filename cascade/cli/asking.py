@@ -8,26 +8,30 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cascade import records
-from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, show
+from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, batch, show
 from cascade.errors import ConfigurationError, InputError
 from cascade.summary import Tally
 from cascade.types import CacheSettings, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from cascade.app import Cascade
-    from cascade.bulk import Answerer, Run, Standing
+    from cascade.bulk import Answerer, Durable, Run, Standing
+    from cascade.bulk.batched import Batcher
     from cascade.bulk.runner import Rows
     from cascade.rows import Row
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
+MOST_AT_A_TIME = 1000
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")]
 
 
@@ -72,7 +76,10 @@ def run(
     policy: Annotated[str | None, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)] = None,
     input: Annotated[str | None, typer.Argument(metavar="INPUT.jsonl|-", help="One request a line; - reads stdin.", show_default=False)] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl", help="Where the rows go.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
+    engine: Annotated[str, typer.Option("--engine", metavar="local|batch",
+                      help="batch: by the providers' Batch APIs, at half the price, within 24 hours a wave.")] = "local",
+    concurrency: Annotated[int | None, typer.Option(min=1, show_default=False,
+                           help="Requests at a time: 16, at most 1000; with --engine batch rows on their way: 10000.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 unless every request was accepted.")] = False,
     in_doubt: Annotated[str, typer.Option("--in-doubt", metavar="hold|retry",
@@ -89,6 +96,7 @@ def run(
     The same command again goes on where it stopped (rows that failed are asked again):
       cascade run policies/invoice.yaml policies/invoice.inputs.jsonl -o out.jsonl
       cascade run policies/invoice.yaml in.jsonl -o out.jsonl --concurrency 64 --limit 100
+      cascade run policies/invoice.yaml in.jsonl -o out.jsonl --engine batch
       cascade run --status out.jsonl
       cascade explain out.jsonl 42
 
@@ -103,31 +111,74 @@ def run(
         raise InputError("cascade run needs a policy, an input and -o OUT.jsonl; or --status OUT.jsonl alone")
     if in_doubt not in ("hold", "retry"):
         raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
+    if engine not in ENGINES:
+        raise InputError(f"--engine {engine!r}: write {' or '.join(ENGINES)}")
     from cascade import rows
-    from cascade.bulk import Durable, Run
 
     with _at_rest(input) as path:
         there = rows.count(path)
-        total = min(there, limit or there)
-        cascade = load(policy, no_cache)
-        with cascade:
-            out = Durable(output, cascade.label, lambda: rows.stream(path), digests=cascade.digests, policies=cascade.labels,
-                          in_doubt=in_doubt, force=force, total=there)  # type: ignore[arg-type]
-            try:
-                requests = (row for number, row in enumerate(rows.stream(path)) if number < total or out.holds(row))
-                state = Run(cascade.label, total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
-                run_with_progress(cascade, requests, out, concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
-                stands = out.standing()
-            finally:
-                out.close()
+        job = Job(policy, path, output, there, min(there, limit or there), concurrency, in_doubt == "retry", force, no_cache)
+        cascade, state, stands = ENGINES[engine](job)
     _report(cascade, state, stands, output, json)
     if state.configuration:
         raise typer.Exit(WRONG)
     statuses = state.tally.statuses
     if state.stopped or statuses["failed"] or statuses["in_doubt"]:
         raise typer.Exit(STOPPED)
-    if strict and statuses["accepted"] < total:
+    if strict and statuses["accepted"] < job.total:
         raise typer.Exit(NOT_ACCEPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `run` is told: the input stands at `path` and has `there` rows, of which the first `total` are to be answered."""
+
+    policy: str
+    path: str
+    output: str
+    there: int
+    total: int
+    concurrency: int | None
+    retry: bool
+    force: bool
+    no_cache: bool
+
+
+def _local(job: Job) -> tuple[Cascade, Run, Standing]:
+    """The run in this process: each call as soon as its turn comes."""
+    from cascade.bulk import Durable
+
+    if (job.concurrency or 1) > MOST_AT_A_TIME:
+        raise InputError(f"--concurrency {job.concurrency}: at most {MOST_AT_A_TIME} requests at a time")
+    batch.refuse(job.output)
+    with load(job.policy, job.no_cache) as cascade:
+        return answered(job, cascade, Durable, lambda row: cascade.arun(row.inputs, id=row.id), job.concurrency or 16)
+
+
+def _batch(job: Job) -> tuple[Cascade, Run, Standing]:
+    """The run by the providers' Batch APIs."""
+    with batch.opened(job.policy, job.output, job.retry) as batcher, load(job.policy, job.no_cache, around=batcher) as cascade:
+        return answered(job, cascade, batch.rows_of(batcher), batch.answerer(batcher, cascade), job.concurrency or batch.ROWS, batcher)
+
+
+ENGINES: dict[str, Callable[[Job], tuple[Cascade, Run, Standing]]] = {"local": _local, "batch": _batch}
+
+
+def answered(job: Job, cascade: Cascade, output: Callable[..., Durable], answer: Answerer, concurrency: int,
+             batcher: Batcher | None = None) -> tuple[Cascade, Run, Standing]:
+    """The rows of the job, answered and written."""
+    from cascade import rows
+    from cascade.bulk import Run
+
+    out = output(job.output, cascade.label, lambda: rows.stream(job.path), digests=cascade.digests, policies=cascade.labels,
+                 in_doubt="retry" if job.retry else "hold", force=job.force, total=job.there)
+    try:
+        requests = (row for number, row in enumerate(rows.stream(job.path)) if number < job.total or out.holds(row))
+        state = Run(cascade.label, job.total, keep=False, tally=Tally([tier.name for tier in cascade.policy.tiers]))
+        run_with_progress(cascade, requests, out, min(concurrency, job.there), answer, _so_far, state, batcher)
+        return cascade, state, out.standing()
+    finally:
+        out.close()
 
 
 @contextlib.contextmanager
@@ -146,12 +197,14 @@ def _status(output: str, json: bool) -> None:
     from cascade.bulk import standing
     from cascade.bulk.journal import SUFFIX
 
-    stands = standing(Path(output + SUFFIX))
+    stands, batches = batch.standing(output, standing(Path(output + SUFFIX)))
     if json:
-        show.line(records.dumps(_as_json(stands)))
+        show.line(records.dumps(_as_json(stands) | {"batches": batches}))
         return
     again = f", {stands.failed} of them failed" if stands.failed else ""
     print(f"{stands.done} done, {stands.to_do} to do{again}, {len(stands.in_doubt)} in doubt of {stands.total} rows; spent {_spent(stands)}")
+    for wave in batches:
+        print(f"in flight: {wave['requests']} requests to {wave['model']}, {wave['batch'] or 'no batch yet'}")
     for id in stands.in_doubt:
         print(f"in doubt: {id}")
 
@@ -199,12 +252,14 @@ def explain(
 # ---------------------------------------------------------------- loading
 
 
-def load(policy: str, no_cache: bool, calibrated: bool = True) -> Cascade:
+def load(policy: str, no_cache: bool, calibrated: bool = True, around: Batcher | None = None) -> Cascade:
     """The policy's Cascade; stops before anything is asked when a key is missing. `calibrated` False: without its thresholds file."""
     from cascade import policy as policies
     from cascade.app import Cascade, missing_keys
 
-    cascade = Cascade(policies.load(policy, calibrated=calibrated), cache=CacheSettings(backend="off") if no_cache else None)
+    loaded = around.policy if around is not None else policies.load(policy, calibrated=calibrated)
+    cache = CacheSettings(backend="off") if no_cache else None
+    cascade = Cascade(loaded, cache=cache, around=None if around is None else around.around)
     missing = missing_keys(cascade.policy)
     if missing:
         raise ConfigurationError("\n".join(f"{policy}: {line}" for line in missing))
@@ -259,7 +314,7 @@ def _read(path: str) -> bytes:
 
 
 def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer,
-                      so_far: Callable[[Run], str], state: Run) -> Run:
+                      so_far: Callable[[Run], str], state: Run, batcher: Batcher | None = None) -> Run:
     """Answer the rows under a progress bar that says `so_far`; Ctrl-C finishes what is in flight, twice stops at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -267,10 +322,11 @@ def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, conc
     with Progress(*columns, console=show.console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=state.total)
         return asyncio.run(_run(cascade, requests, out, concurrency, answer, state, lambda state: bar.update(
-            task, completed=state.tally.requests, description=so_far(state))))
+            task, completed=state.tally.requests, description=so_far(state)), batcher))
 
 
-async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any) -> Run:
+async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any,
+               batcher: Batcher | None) -> Run:
     from cascade import bulk
 
     stop = asyncio.Event()
@@ -284,6 +340,8 @@ async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency
         else:
             show.note("finishing what is in flight; once more stops at once")
             stop.set()
+            if batcher is not None:
+                batcher.suspend()
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, interrupt)
@@ -293,6 +351,8 @@ async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency
         show.note("stopped at once; run the same command again to go on")
         raise typer.Exit(STOPPED) from None
     finally:
+        if batcher is not None:
+            await batcher.aclose()
         await cascade.aclose()
 
 

@@ -22,8 +22,12 @@ from typing import Any
 from cascade.cli import main
 
 for name in ("openai.resources.chat", "cascade.cli.app", "cascade.app", "cascade.bulk", "cascade.rows", "cascade.policy", "rich.progress",
-             "openai.types.chat", "rich.table", "cascade.providers.openai", "cascade.verifiers._explain", "cascade.verifiers.schema"):
+             "openai.types.chat", "openai.resources.batches", "anthropic.resources.messages", "rich.table", "cascade.providers.openai", "cascade.verifiers._explain", "cascade.verifiers.schema",
+             "cascade.providers.openai_batch", "cascade.providers.anthropic_batch", "cascade.cli.batch"):
     importlib.import_module(name)
+batched = importlib.import_module("cascade.bulk.batched")
+importlib.import_module("cascade.providers.batch")._certificates()
+batched.PACE = batched.Pace(settle=0.01, first=0.002, longest=0.01)
 
 calls = 0
 
