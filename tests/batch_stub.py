@@ -40,7 +40,7 @@ class Batch:
 class BatchStub:
     """`url` is the server's root.
 
-    `says(model, prompt)` is an answer's text; `verdict(prompt, n)` what becomes of a request in the n-th batch (from 1); `ends(n)` how that
+    `says(model, prompt)` is an answer's text; `verdict(prompt, n)` what becomes of a request in the n-th batch (from 1); `ends(n, size)` how that
     batch ends: completed, expired, cancelled, or for OpenAI failed or failed-limit. `looks`: so many polls before it does, None: never.
     `cut_off(n, request)` may cut the connection of the n-th request "before" it is heard or "after". `create(n)` is what happens to the n-th creation: "", "lost" (taken, no reply), a status (refused) or "html" (taken, nonsense said).
     `charged` counts (model, prompt) that were answered by batch, `live` those by a live call. `reverse`: results come last first. `extra`
@@ -54,7 +54,7 @@ class BatchStub:
     def reset(self) -> None:
         self.says: Callable[[str, str], str] = lambda model, prompt: '{"item": "tea"}'
         self.verdict: Callable[[str, int], Verdict] = lambda prompt, n: "ok"
-        self.ends: Callable[[int], str] = lambda n: "completed"
+        self.ends: Callable[[int, int], str] = lambda n, size: "completed"
         self.create: Callable[[int], str | int] = lambda n: ""
         self.looks: int | None = 1
         self.reverse = False
@@ -83,7 +83,7 @@ class BatchStub:
         return status, None if cut_off else said
 
     def _heard(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
-        if path in ("/chat/completions", "/messages"):
+        if path in ("/chat/completions", "/messages", "/responses"):
             return self._live(path, json.loads(body))
         if path == "/files":
             return self._upload(body)
@@ -129,7 +129,9 @@ class BatchStub:
             assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name, _ in requests)
         assert len({name for name, _ in requests}) == len(requests), "custom ids are unique"
         n = len(self.batches) + 1
-        batch = Batch(f"batch_{n}", vendor, requests, body.get("metadata") or {}, self.looks, self.ends(n), body.get("input_file_id", ""))
+        end = self.ends(n, len(requests))
+        looks = 1 if end.startswith("failed") else self.looks  # that is told before anything is processed
+        batch = Batch(f"batch_{n}", vendor, requests, body.get("metadata") or {}, looks, end, body.get("input_file_id", ""))
         self.batches = {batch.id: batch, **self.batches}  # newest first
         self._process(batch, n)
         if fault == "lost":
@@ -214,6 +216,8 @@ class BatchStub:
 
     def _reply(self, vendor: str, body: Any) -> Any:
         text = self.says(body["model"], _prompt(body))
+        if "input" in body:
+            return json.loads(stub.responses(text).body)
         return json.loads((stub.chat(text) if vendor == "openai" else stub.messages(text)).body)
 
     def _cut(self, body: bytes) -> Any:
@@ -249,7 +253,7 @@ class BatchStub:
 
 
 def _prompt(body: Any) -> str:
-    text: str = body["messages"][-1]["content"]
+    text: str = body.get("messages", body.get("input"))[-1]["content"]
     return text
 
 

@@ -308,7 +308,7 @@ WHOLE = {
     # how a batch of OpenAI's ends: what its first batch charged, the batches in the end
     "expired": (2, 2),
     "cancelled": (2, 2),
-    "failed-limit": (0, 2),
+    "failed-limit": (0, 4),
 }
 
 
@@ -316,7 +316,7 @@ WHOLE = {
 def test_what_a_batch_did_before_it_ended_is_kept_and_the_rest_is_asked_again(cli: Cli, server: BatchStub, end: str) -> None:  # noqa: F811
     policy(server, "[o/small]")
     inputs(3)
-    server.ends = lambda n: end if n == 1 else "completed"
+    server.ends = lambda n, size: end if n == 1 else "completed"
     server.verdict = first("missing")
     assert (cli(*RUN)[0], rows()) == (0, {f"r{n}": "accepted" for n in range(3)})
     charged, batches = WHOLE[end]
@@ -324,10 +324,43 @@ def test_what_a_batch_did_before_it_ended_is_kept_and_the_rest_is_asked_again(cl
     assert (sum(v == "ok" for _, v, _ in first_batch.results), len(server.batches), max(server.charged.values())) == (charged, batches, 1)
 
 
+@pytest.mark.parametrize(("rows_at_a_time", "sizes"), [("10", [4, 2, 2]), ("4", [4, 2, 2])])
+def test_where_too_much_waits_at_the_provider_batches_get_smaller_or_wait_for_each_other(
+    cli: Cli, server: BatchStub, rows_at_a_time: str, sizes: list[int]  # noqa: F811
+) -> None:
+    policy(server, "[o/small]")
+    inputs(4)
+    server.ends = lambda n, size: "failed-limit" if size > 2 else "completed"
+    code, _, err = cli(*RUN, "--concurrency", rows_at_a_time)
+    assert (code, [len(batch.requests) for batch in reversed(server.batches.values())]) == (0, sizes), err
+    assert "batch batch_1 failed: no such file; going on with batches of 2" in err
+    assert (trail("r0")[0]["retries"], set(server.charged.values())) == ([], {1})
+
+
+def test_a_batch_for_which_there_is_no_room_waits_until_another_has_ended(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(OpenAIBatches, "limits", Limits(2, 10**6))
+    policy(server, "[o/small]")
+    inputs(4)
+    server.ends = lambda n, size: "failed-limit" if n == 2 else "completed"
+    server.looks = 40
+    code, _, err = cli(*RUN)
+    assert (code, [len(batch.requests) for batch in reversed(server.batches.values())]) == (0, [2, 2, 2]), err
+    assert "waiting for another batch to end" in err
+    assert set(server.charged.values()) == {1}
+
+
+def test_the_responses_api_goes_by_batch_too(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[o/small]")
+    Path("order.yaml").write_text(Path("order.yaml").read_text().replace('o: {kind: openai,', 'o: {kind: openai, api: responses,'))
+    inputs(2)
+    assert (cli(*RUN)[0], rows()) == (0, {"r0": "accepted", "r1": "accepted"})
+    assert [json.loads(line)["url"] for line in server.files["file-1"].splitlines()] == ["/v1/responses"] * 2
+
+
 def test_a_batch_that_the_provider_refuses_to_process_is_a_wrong_configuration(cli: Cli, server: BatchStub) -> None:  # noqa: F811
     policy(server, "[o/small]")
     inputs(2)
-    server.ends = lambda n: "failed" if n == 1 else "completed"
+    server.ends = lambda n, size: "failed" if n == 1 else "completed"
     code, _, err = cli(*RUN)
     assert (code, Path("out.jsonl").read_text()) == (2, "")
     assert "stopped early: configuration: o/small: batch batch_1 failed: no such file" in err
@@ -436,6 +469,27 @@ def test_an_interrupted_run_leaves_its_batches_and_the_same_command_picks_them_u
     assert (code, rows()) == (0, {f"r{n}": "accepted" for n in range(3)}), err
     assert (sum(server.charged.values()), len(server.batches), status(cli)["batches"]) == (4, 2, [])
     assert status(cli)["spent_usd"] == float(3 * PRICES["small"] + PRICES["big"])
+
+
+def test_an_interrupted_run_finishes_its_live_calls_and_keeps_them(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[live/local, o/small]")
+    inputs(20)  # 16 live calls at a time
+    server.says = lambda model, prompt: '{"thing": 1}' if model == "local" else '{"item": "tea"}'
+
+    def interrupt(n: int, path: str) -> str:
+        if n == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        return ""
+
+    server.cut_off = interrupt
+    code, _, err = cli(*RUN)
+    server.cut_off = lambda n, path: ""
+    before = sum(server.live.values())
+    found = status(cli)
+    assert (code, before < 20, found["in_doubt"], found["to_do"], len(server.batches)) == (3, True, [], 20, 0), err
+    assert found["spent_usd"] == pytest.approx(before * 13 * 0.5e-6)
+    assert (cli(*RUN)[0], set(rows().values()), set(server.live.values()), set(server.charged.values())) == (0, {"accepted"}, {1}, {1})
 
 
 def test_another_engine_does_not_go_on_with_what_batches_began(cli: Cli, server: BatchStub) -> None:  # noqa: F811

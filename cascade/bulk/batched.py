@@ -19,7 +19,7 @@ from cascade.bulk.batch_journal import BatchJournal, Fault, Kept, Wave
 from cascade.bulk.durable import Durable
 from cascade.bulk.journal import Standing
 from cascade.bulk.runner import SUSPENDED
-from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, NotProcessed, OutOfCredit, ProviderError, RateLimited
+from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, NotProcessed, ProviderError, RateLimited
 from cascade.outcome import Outcome
 from cascade.providers import build_batches, capabilities
 from cascade.providers.batch import Batches, Gone, Look, Request, Result
@@ -106,6 +106,7 @@ class Batcher:
         self._waiting: dict[str, _Waiting] = {}
         self._queues: dict[str, dict[str, tuple[str, bytes]]] = {}
         self._sizes: dict[str, int] = {}
+        self._most: dict[str, int] = {}
         self._in_flight = {key for wave in self.journal.waves.values() for key in wave.keys}
         self._flights: dict[str, asyncio.Future[None]] = {}
         self._slots = asyncio.Semaphore(LIVE)
@@ -307,7 +308,8 @@ class Batcher:
         body = api.request(call)
         queue = self._queues.setdefault(call.model, {})
         size = self._sizes.get(call.model, 0) + len(body) + FRAME
-        if queue and (len(queue) >= api.limits.requests or size > api.limits.bytes):
+        most = min(api.limits.requests, self._most.get(call.model, api.limits.requests))
+        if queue and (len(queue) >= most or size > api.limits.bytes):
             self._depart(call.model)
             queue = self._queues.setdefault(call.model, {})
             size = len(body) + FRAME
@@ -391,7 +393,7 @@ class Batcher:
                         self.journal.void(wave)
             if failure.billed and await self._found(wave):
                 return None
-            if attempt == TRIES or isinstance(failure, OutOfCredit):
+            if attempt == TRIES or not (failure.transient or failure.billed):
                 raise failure
             self._told(f"{wave.model}: {len(requests)} requests are submitted again: {failure}")
             await self._pace.sleep(max(failure.retry_after or 0.0, pause))
@@ -455,12 +457,27 @@ class Batcher:
         if isinstance(problem, ConfigurationError):
             self.journal.void(wave)
             return self._refuse(wave, str(problem))
-        if isinstance(problem, RateLimited):
-            await self._pace.sleep(self._pace.longest)  # too many tokens are waiting at the provider
+        if isinstance(problem, RateLimited) and len(wave.keys) > 1:
+            self.journal.void(wave)
+            await self._until_there_is_room(wave, problem)
+            return self._release(wave)
         for key, row in wave.keys.items():
             self._keep(wave, key, row, problem)
         self.journal.end(wave)
         self._release(wave)
+
+    async def _until_there_is_room(self, wave: Wave, problem: RateLimited) -> None:
+        """More waits at the provider than it takes: for the model's other batches to end or, where there is none, in smaller ones."""
+        def others() -> int:
+            return sum(other.model == wave.model for other in self.journal.waves.values())
+
+        before = others()
+        if not before:
+            self._most[wave.model] = len(wave.keys) // 2
+        self._told(f"{problem}; " + ("waiting for another batch to end" if before else f"going on with batches of {self._most[wave.model]}"))
+        await self._pace.sleep(self._pace.longest)
+        while before and others() >= before:
+            await self._pace.sleep(self._pace.longest)
 
     async def _fetch(self, wave: Wave, look: Look) -> None:
         """All results into the journal; what is there from a fetch that was cut off stays."""

@@ -29,7 +29,7 @@ from cascade.providers.batch import (
     named,
     sdk_errors,
 )
-from cascade.providers.failures import bad_reply, of_reply
+from cascade.providers.failures import bad_reply, clean, of_reply
 from cascade.types import NOTHING, Json, Provider
 
 _STATUS = {
@@ -100,7 +100,7 @@ class AnthropicBatches(SdkBatches):
             raise bad_reply(where, f"200, but not batch {id}")
         counts = batch.request_counts
         failed = counts.errored + counts.canceled + counts.expired
-        return Look(batch.processing_status, batch.processing_status == "ended", counts.succeeded, failed, _count(batch))
+        return Look(clean(batch.processing_status), batch.processing_status == "ended", counts.succeeded, failed, _count(batch))
 
     async def results(self, id: str, where: str) -> AsyncGenerator[tuple[str, Result]]:
         """(custom id, result) in the order of the provider's stream."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ SECONDS = 900.0
 """The longest that one request to a Batch API may take, uploads included."""
 READ_SECONDS = 120.0
 PAGE = 100
+_ID = re.compile(r"[\w.:-]{1,200}", re.ASCII)
 
 
 class Request(NamedTuple):
@@ -176,7 +178,7 @@ def may_be_taken() -> Iterator[None]:
 def named(reply: Any, where: str) -> str:
     """The id in a reply; a reply that is none comes from the SDKs as text, or without it."""
     id = getattr(reply, "id", None)
-    if not isinstance(id, str) or not id:
+    if not isinstance(id, str) or not _ID.fullmatch(id):
         raise bad_reply(where, "200, but no id")
     return id
 

@@ -69,7 +69,7 @@ class OpenAIBatches(SdkBatches):
         counts = batch.request_counts
         done, failed, total = (counts.completed, counts.failed, counts.total) if counts else (0, 0, 0)
         problem = _problem(batch, where) if batch.status == "failed" else None
-        return Look(str(batch.status), batch.status in _ENDED, done, failed, total, batch.status in _CUT_SHORT, problem)
+        return Look(clean(batch.status), batch.status in _ENDED, done, failed, total, batch.status in _CUT_SHORT, problem)
 
     async def results(self, id: str, where: str) -> AsyncGenerator[tuple[str, Result]]:
         """(custom id, result) in the order of the provider's files."""
