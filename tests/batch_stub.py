@@ -18,6 +18,8 @@ import stub
 Verdict = str | tuple[int, str]
 """What becomes of one request of a batch: "ok", "expired", "cancelled", "missing" or (status, error type)."""
 
+LIVE = ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+
 
 @dataclass
 class Batch:
@@ -42,9 +44,9 @@ class BatchStub:
 
     `says(model, prompt)` is an answer's text; `verdict(prompt, n)` what becomes of a request in the n-th batch (from 1); `ends(n, size)` how that
     batch ends: completed, expired, cancelled, or for OpenAI failed or failed-limit. `looks`: so many polls before it does, None: never.
-    `cut_off(n, request)` may cut the connection of the n-th request "before" it is heard or "after". `create(n)` is what happens to the n-th creation: "", "lost" (taken, no reply), a status (refused) or "html" (taken, nonsense said).
+    `cut_off(n, request)` may cut the connection of the n-th request "before" it is heard or "after". `create(n)` is what happens to the n-th creation: "", "lost" (taken, no reply), a status (refused), "500" (taken, and denied) or "html" (taken, nonsense said).
     `charged` counts (model, prompt) that were answered by batch, `live` those by a live call. `reverse`: results come last first. `extra`
-    lines stand among the results.
+    lines stand among the results. `slow(prompt)`: seconds that a live call takes.
     """
 
     def __init__(self) -> None:
@@ -66,8 +68,9 @@ class BatchStub:
         self.live: Counter[tuple[str, str]] = Counter()
         self.paths: list[str] = []
         self.cut_next_results = False
-        self.live_answers = True
+        self.live_refused = False
         self.cut_off: Callable[[int, str], str] = lambda n, path: ""
+        self.slow: Callable[[str], float] = lambda prompt: 0.0
 
     # ------------------------------------------------------------ routes
 
@@ -79,12 +82,10 @@ class BatchStub:
         cut_off = self.cut_off(len(self.paths), self.paths[-1])
         if cut_off == "before":
             return 200, None
-        status, said = self._heard(method, path, query, body)
+        status, said = self._live(path, json.loads(body)) if target in LIVE else self._heard(method, path, query, body)
         return status, None if cut_off else said
 
     def _heard(self, method: str, path: str, query: dict[str, str], body: bytes) -> tuple[int, Any]:
-        if path in ("/chat/completions", "/messages", "/responses"):
-            return self._live(path, json.loads(body))
         if path == "/files":
             return self._upload(body)
         if found := re.fullmatch(r"/files/([\w-]+)/content", path):
@@ -105,8 +106,10 @@ class BatchStub:
         return 200, self._shown(batch)
 
     def _live(self, path: str, body: Any) -> tuple[int, Any]:
+        if self.live_refused:
+            return 401, _error("authentication_error", "no")
         self.live[body["model"], _prompt(body)] += 1
-        return (200, self._reply("openai" if path.startswith("/chat") else "anthropic", body)) if self.live_answers else (200, ...)
+        return 200, self._reply("anthropic" if path == "/messages" else "openai", body)
 
     def _upload(self, body: bytes) -> tuple[int, Any]:
         name = f"file-{len(self.files) + 1}"
@@ -136,7 +139,17 @@ class BatchStub:
         self._process(batch, n)
         if fault == "lost":
             return 200, None
+        if fault == "500":
+            return 500, _error("api_error", "not now")
         return (200, b"<html>hello</html>") if fault == "html" else (200, self._shown(batch))
+
+    def foreign(self, vendor: str, count: int) -> None:
+        """Another run's batch of so many requests, which has ended."""
+        n = len(self.batches) + 1
+        body = {"model": "small", "messages": [{"content": "not ours"}]}
+        batch = Batch(f"batch_{n}", vendor, [(f"theirs-{i}", body) for i in range(count)], {"cascade": "another"}, 0, "completed")
+        batch.results = [(name, "ok", self._reply(vendor, body)) for name, _ in batch.requests]
+        self.batches = {batch.id: batch, **self.batches}
 
     def _process(self, batch: Batch, n: int) -> None:
         for name, body in batch.requests:
@@ -236,11 +249,11 @@ class BatchStub:
                 headers = {name.lower(): value.strip() for name, _, value in (item.partition(":") for item in rest if item)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 method, target, _ = line.split(" ")
+                if target in LIVE:
+                    await asyncio.sleep(self.slow(_prompt(json.loads(body))))
                 status, said = self.answer(method, target, body)
                 if said is None:
                     break
-                if said is ...:
-                    await asyncio.Event().wait()
                 length = None
                 if isinstance(said, tuple):
                     said, length = said

@@ -159,6 +159,14 @@ def test_a_tier_without_a_batch_api_is_asked_live_within_the_same_run(cli: Cli, 
     assert [event["model"] for event in trail("r2") if event["event"] == "tried"] == ["live/local", "o/small", "a/big"]
 
 
+def test_a_wave_waits_for_live_calls_whose_rows_may_come_with_it(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[live/local, o/small]")
+    inputs(3)
+    server.says = lambda model, prompt: '{"thing": 1}' if model == "local" else '{"item": "tea"}'
+    server.slow = lambda prompt: 0.15 if "<2>" in prompt else 0
+    assert (cli(*RUN)[0], [len(batch.requests) for batch in server.batches.values()]) == (0, [3])
+
+
 @pytest.mark.parametrize(("limits", "sizes"), [(Limits(3, 10**6), [3, 3, 1]), (Limits(100, 1300), [2, 2, 2, 1]), (Limits(7, 10**6), [7])])
 @pytest.mark.parametrize(("api", "tier"), [(OpenAIBatches, "[o/small]"), (AnthropicBatches, "[a/small]")])
 def test_a_wave_is_as_many_batches_as_the_providers_limits_ask_for(
@@ -285,6 +293,7 @@ FAULTS: dict[str, tuple[Callable[[BatchStub], object], str, list[str], int]] = {
     "the results break off": (lambda s: setattr(s, "cut_next_results", True), "accepted", [], 1),
     "the reply to the creation is lost": (lambda s: setattr(s, "create", lambda n: "lost" if n == 1 else ""), "accepted", [], 1),
     "the creation is answered by HTML": (lambda s: setattr(s, "create", lambda n: "html" if n == 1 else ""), "accepted", [], 1),
+    "the creation is taken and denied": (lambda s: setattr(s, "create", lambda n: "500" if n == 1 else ""), "accepted", [], 1),
     "the creation is refused": (lambda s: setattr(s, "create", lambda n: 429 if n == 1 else ""), "accepted", [], 1),
     "the creation fails": (lambda s: setattr(s, "create", lambda n: 500 if n == 1 else ""), "accepted", [], 1),
 }
@@ -301,7 +310,28 @@ def test_a_fault_is_healed_or_told_and_nothing_is_paid_twice(cli: Cli, server: B
     assert (rows(), code) == ({"r0": "accepted", "r1": becomes, "r2": "accepted"}, 0 if becomes == "accepted" else 3), err
     assert ([retry["error"] for retry in trail("r1")[0]["retries"]], len(server.batches)) == (retries, batches)
     assert max(server.charged.values()) == 1
+    known = fault != "a result is missing"
+    assert status(cli)["spent_usd"] == (float(sum(server.charged.values()) * PRICES["small"]) if known else None)
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+def test_a_lost_batch_is_looked_for_among_newer_ones_only_and_another_runs_is_not_taken_for_it(cli: Cli, server: BatchStub, vendor: str) -> None:  # noqa: F811
+    policy(server, f"[{vendor[0]}/small]")
+    inputs(3)
+    for _ in range(9):
+        server.foreign(vendor, 3)
+
+    def create(n: int) -> str | int:
+        if n == 1:
+            server.foreign(vendor, 3)
+        return 500 if n == 1 else ""
+
+    server.create = create
+    assert (cli(*RUN)[0], rows()) == (0, {f"r{n}": "accepted" for n in range(3)})
+    assert (len(server.batches), sum(server.charged.values())) == (11, 3)
+    pages = [path for path in server.paths if path in ("GET /batches", "GET /messages/batches")]
+    assert len(pages) <= 2 + 2 * batched.LOOKS  # before each creation one, and for each look those with newer batches: pages hold two
 
 
 WHOLE = {
@@ -410,6 +440,28 @@ def test_a_reply_that_is_none_climbs_and_is_asked_again_only_with_its_row(cli: C
     assert trail("r1")[0]["cost_usd"] == float(PRICES["small"])
     monkeypatch.setattr(server, "_reply", good)
     assert (cli(*RUN)[0], rows(), status(cli)["spent_usd"]) == (0, {"r0": "accepted", "r1": "accepted"}, float(3 * PRICES["small"]))
+
+
+def test_a_vote_that_was_lost_and_paid_is_in_the_row_once(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    gates = "gates: [agreement: {with: a/big, fields: [item]}]"
+    policy(server, f"\n  - {{model: o/small, {gates}}}\n  - {{model: o/big, {gates}}}\n")
+    inputs(1)
+    good = server._reply
+    monkeypatch.setattr(server, "_reply", lambda vendor, body: good(vendor, body) | ({"content": None} if vendor == "anthropic" else {}))
+    cli(*RUN)
+    row = json.loads(output()[0])
+    assert (row["cost_usd"], sum(server.charged.values())) == (float(PRICES["small"] + 2 * PRICES["big"]), 3)
+    assert [event["cost_usd"] for event in row["trail"] if event.get("error") == "bad_reply"] == [float(PRICES["big"]), 0]
+
+
+def test_a_live_call_that_was_refused_leaves_no_row_in_doubt(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[live/local, o/small]")
+    inputs(2)
+    server.live_refused = True
+    code, _, err = cli(*RUN)
+    assert (code, "stopped early: configuration: live/local: 401: no" in err, status(cli)["in_doubt"]) == (2, True, []), err
+    server.live_refused = False
+    assert (cli(*RUN)[0], rows()) == (0, {"r0": "accepted", "r1": "accepted"})
 
 
 @pytest.mark.parametrize("tier", ["[o/small]", "[a/small]"])
