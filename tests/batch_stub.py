@@ -143,11 +143,11 @@ class BatchStub:
             return 500, _error("api_error", "not now")
         return (200, b"<html>hello</html>") if fault == "html" else (200, self._shown(batch))
 
-    def foreign(self, vendor: str, count: int) -> None:
-        """Another run's batch of so many requests, which has ended."""
+    def foreign(self, vendor: str, count: int, looks: int = 0) -> None:
+        """Another run's batch of so many requests, which has ended or does after so many looks."""
         n = len(self.batches) + 1
         body = {"model": "small", "messages": [{"content": "not ours"}]}
-        batch = Batch(f"batch_{n}", vendor, [(f"theirs-{i}", body) for i in range(count)], {"cascade": "another"}, 0, "completed")
+        batch = Batch(f"batch_{n}", vendor, [(f"theirs-{i}", body) for i in range(count)], {"cascade": "another"}, looks, "completed")
         batch.results = [(name, "ok", self._reply(vendor, body)) for name, _ in batch.requests]
         self.batches = {batch.id: batch, **self.batches}
 

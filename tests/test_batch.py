@@ -292,6 +292,8 @@ FAULTS: dict[str, tuple[Callable[[BatchStub], object], str, list[str], int]] = {
     "a strange result": (lambda s: setattr(s, "extra", [b'{"custom_id": "who", "result": {"type": "expired"}}', b"[1", b"{}"]), "accepted", [], 1),
     "the results break off": (lambda s: setattr(s, "cut_next_results", True), "accepted", [], 1),
     "the reply to the creation is lost": (lambda s: setattr(s, "create", lambda n: "lost" if n == 1 else ""), "accepted", [], 1),
+    "it is lost and the batch takes long": (
+        lambda s: (setattr(s, "create", lambda n: "lost" if n == 1 else ""), setattr(s, "looks", 30)), "accepted", [], 1),
     "the creation is answered by HTML": (lambda s: setattr(s, "create", lambda n: "html" if n == 1 else ""), "accepted", [], 1),
     "the creation is taken and denied": (lambda s: setattr(s, "create", lambda n: "500" if n == 1 else ""), "accepted", [], 1),
     "the creation is refused": (lambda s: setattr(s, "create", lambda n: 429 if n == 1 else ""), "accepted", [], 1),
@@ -324,14 +326,15 @@ def test_a_lost_batch_is_looked_for_among_newer_ones_only_and_another_runs_is_no
 
     def create(n: int) -> str | int:
         if n == 1:
+            server.foreign(vendor, 5, looks=500)
             server.foreign(vendor, 3)
         return 500 if n == 1 else ""
 
     server.create = create
     assert (cli(*RUN)[0], rows()) == (0, {f"r{n}": "accepted" for n in range(3)})
-    assert (len(server.batches), sum(server.charged.values())) == (11, 3)
+    assert (len(server.batches), sum(server.charged.values())) == (12, 3)
     pages = [path for path in server.paths if path in ("GET /batches", "GET /messages/batches")]
-    assert len(pages) <= 2 + 2 * batched.LOOKS  # before each creation one, and for each look those with newer batches: pages hold two
+    assert len(pages) <= 2 + 3 * batched.LOOKS  # before each creation one, and for each look those with newer batches: pages hold two
 
 
 WHOLE = {
@@ -379,6 +382,14 @@ def test_a_batch_for_which_there_is_no_room_waits_until_another_has_ended(cli: C
     assert set(server.charged.values()) == {1}
 
 
+def test_a_request_that_alone_is_too_much_fails_after_three_batches(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[o/small]")
+    inputs(1)
+    server.ends = lambda n, size: "failed-limit"
+    assert (cli(*RUN)[0], rows(), len(server.batches)) == (3, {"r0": "failed"}, 3)
+    assert [retry["error"] for retry in trail("r0")[0]["retries"]] == ["rate_limited"] * 2
+
+
 def test_the_responses_api_goes_by_batch_too(cli: Cli, server: BatchStub) -> None:  # noqa: F811
     policy(server, "[o/small]")
     Path("order.yaml").write_text(Path("order.yaml").read_text().replace('o: {kind: openai,', 'o: {kind: openai, api: responses,'))
@@ -411,12 +422,14 @@ def test_a_refused_key_or_request_stops_the_run_before_more_is_asked(cli: Cli, s
     assert (cli(*RUN)[0], rows(), max(server.charged.values())) == (0, {"r0": "accepted", "r1": "accepted"}, 1)
 
 
-def test_a_provider_that_stays_away_stops_the_run_which_can_be_gone_on_with(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+@pytest.mark.parametrize("error", [429, 503])
+def test_a_provider_that_stays_away_stops_the_run_which_can_be_gone_on_with(cli: Cli, server: BatchStub, error: int) -> None:  # noqa: F811
     policy(server, "[o/small]")
     inputs(2)
-    server.create = lambda n: 503
+    server.create = lambda n: error
     code, _, err = cli(*RUN)
-    assert (code, "stopped early: suspended: o/small: 503: not now" in err, "Traceback" in err) == (3, True, False)
+    assert (code, f"stopped early: suspended: o/small: {error}: not now" in err, "Traceback" in err) == (3, True, False)
+    assert (server.created, status(cli)["batches"]) == (batched.TRIES, [])
     server.create = lambda n: ""
     assert (cli(*RUN)[0], rows(), max(server.charged.values())) == (0, {"r0": "accepted", "r1": "accepted"}, 1)
 
@@ -550,6 +563,16 @@ def test_another_engine_does_not_go_on_with_what_batches_began(cli: Cli, server:
     cli(*RUN)
     code, _, err = cli("run", "order.yaml", "in.jsonl", "-o", "out.jsonl")
     assert (code, err) == (2, "out.jsonl: begun with --engine batch; go on with it, or calls that are paid would be paid again\n")
+
+
+def test_a_run_by_batches_that_asked_nothing_keeps_no_other_engine_away(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+    policy(server, "[openai/gpt-6-luna]")
+    Path("order.yaml").write_text(Path("order.yaml").read_text().partition("pricing:")[0] + "tiers: [openai/gpt-6-luna]\n")
+    inputs(1)
+    code, _, err = cli(*RUN)
+    assert (code, "OPENAI_API_KEY" in err) == (2, True)
+    policy(server, "[o/small]")
+    assert cli("run", "order.yaml", "in.jsonl", "-o", "out.jsonl")[0] == 0
 
 
 def test_batches_go_on_with_what_another_engine_began_and_the_sum_holds_both(cli: Cli, server: BatchStub) -> None:  # noqa: F811

@@ -68,12 +68,13 @@ class Wave:
 @dataclass
 class Flights:
     """How a run by batches stands: waves that have not ended, rows with a live call in doubt, what was spent (None: something had no
-    price), and how many calls in doubt were made again."""
+    price), how many calls in doubt were made again, and whether anything was asked at all."""
 
     waves: tuple[Wave, ...] = ()
     doubtful: frozenset[str] = frozenset()
     spent_usd: Decimal | None = Decimal(0)
     asked_again: int = 0
+    begun: bool = False
 
     def added_to(self, rows: Standing) -> Standing:
         """How the whole run stands: what was spent is known here, call by call."""
@@ -192,7 +193,8 @@ class BatchJournal(Log):
 
     def flights(self) -> Flights:
         """How the run stands."""
-        return Flights(tuple(self.waves.values()), frozenset(self.asked.values()), self.spent, self.asked_again)
+        begun = bool(self.count or self.asked or self.kept)
+        return Flights(tuple(self.waves.values()), frozenset(self.asked.values()), self.spent, self.asked_again, begun)
 
 
 def flights(output: str) -> Flights | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cascade.cli import show
@@ -48,9 +47,10 @@ def answerer(batcher: Batcher, cascade: Cascade) -> Answerer:
 
 def refuse(output: str) -> None:
     """Raises InputError where batches hold what another engine would pay again."""
-    from cascade.bulk.batch_journal import SUFFIX
+    from cascade.bulk.batch_journal import flights
 
-    if Path(output + SUFFIX).exists():
+    found = flights(output)
+    if found is not None and found.begun:
         raise InputError(f"{output}: begun with --engine batch; go on with it, or calls that are paid would be paid again")
 
 
