@@ -69,8 +69,8 @@ class Cascade:
     """A policy ready to answer requests, from async and from sync code; one per policy and process is right.
 
     `ask` replaces the providers (a `Scripted`, a recording, an Ask of your own); retries, limits and breaker belong to the providers,
-    so they are then left out. `cache` replaces the policy's cache settings. Close it, or use it in a `with` block, to be sure
-    that the cache is on disk; at exit it is closed anyway.
+    so they are then left out. `around` is put around all that, as `cascade.bulk.batched` is. `cache` replaces the policy's cache
+    settings. Close it, or use it in a `with` block, to be sure that the cache is on disk; at exit it is closed anyway.
 
     It can be pickled: what crosses is the policy with every file it was read from, and where cache and monitor are; the other process opens
     its own, and reads keys from its environment. An `ask` cannot cross, nor a run's budget that is not shared: ConfigurationError.
@@ -81,10 +81,11 @@ class Cascade:
     """
 
     def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
-                 purse: Budget | None = None) -> None:
+                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None) -> None:
         self.policy = policy
         self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
+        self._around = around
         self._store = _open_store(cache or policy.cache)
         self._settings = cache or policy.cache
         self._rungs = self._serves = _Rungs(policy)
@@ -105,7 +106,7 @@ class Cascade:
         return cls(load(os.fspath(path)), ask=ask, cache=cache, monitor=monitor)
 
     def __reduce__(self) -> tuple[Callable[..., Cascade], tuple[Policy, CacheSettings, str | None, Budget | None]]:
-        if self._given is not None:
+        if self._given is not None or self._around is not None:
             raise ConfigurationError("a Cascade with an `ask` of its own cannot cross to another process; make one there: Cascade.load(path, ask=…)")
         if isinstance(self.purse, Purse):
             raise ConfigurationError(f"{self.policy.path or self.policy.name}: each process that a Cascade with budget.per_run crosses to would "
@@ -225,8 +226,11 @@ class Cascade:
         return found
 
     async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
-        """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline."""
-        if not isinstance(self._store, RedisStore):
+        """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline.
+
+        What is put around the Ask may take a day: nobody is kept waiting for that.
+        """
+        if not isinstance(self._store, RedisStore) or self._around is not None:
             return await self._answer(wiring, rungs, key, inputs, id)
         return await once(
             self._store, key, lambda: self._remembered(rungs, key, id),
@@ -437,6 +441,8 @@ class _Wiring:
         if given is None and (missing := missing_keys(owner.policy)):
             raise ConfigurationError("; ".join(missing))  # before the first tier is paid for what the second cannot mend
         self.ask = single_flight(given or self._route)
+        if owner._around is not None:
+            self.ask = owner._around(self.ask)
         if telemetry.active is not None:
             self.ask = telemetry.active.traced(self.ask, owner.policy)
         self.purse = owner.purse

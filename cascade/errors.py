@@ -14,7 +14,8 @@ CascadeError
 │   ├── BadReply                  200, but not an answer
 │   ├── ContextTooLong            the prompt does not fit this model: a larger one may do
 │   ├── OutOfCredit               insufficient_quota
-│   └── CircuitOpen               this provider and model failed too often; not asked
+│   ├── CircuitOpen               this provider and model failed too often; not asked
+│   └── NotProcessed              a batch ended before it came to this call: expired or cancelled
 ├── BudgetExceeded                the next call could cost more than is left
 ├── MissingRecording              a cassette has no such call: stops the run, never looks like an outage
 └── NotAccepted                   raised by `Outcome.raise_for_status()`
@@ -109,6 +110,11 @@ class OutOfCredit(ProviderError):
 
 class CircuitOpen(ProviderError):
     kind = "circuit_open"
+
+
+class NotProcessed(ProviderError):
+    kind = "not_processed"
+    transient = True
 
 
 class BudgetExceeded(CascadeError):

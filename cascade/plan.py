@@ -10,7 +10,8 @@ from decimal import Decimal
 from cascade import compose
 from cascade.errors import InputError
 from cascade.outcome import Outcome
-from cascade.policy.bounds import bounds, loads
+from cascade.policy.bounds import bounds, loads, price
+from cascade.providers import capabilities
 from cascade.rows import Row
 from cascade.types import Failed, Policy, Tried
 
@@ -37,9 +38,23 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class ByBatch:
+    """The same calls by Batch APIs: dollars at their rates (None: not known), how many batches a request waits for one after the other at
+    best and at most, each for up to 24 hours, and the models that are asked live all the same."""
+
+    best_usd: Decimal | None
+    expected_usd: Decimal | None
+    worst_usd: Decimal | None
+    waves: tuple[int, int]
+    live: tuple[str, ...]
+    unpriced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """`best`: every first answer is accepted. `worst`: every tier, repair, vote and judge at its longest. `expected`: as the past rows went;
-    None without any. `invalid` rows cannot be asked and are in no number; `budget` is the policy's for a run, which `worst` keeps to."""
+    None without any. `invalid` rows cannot be asked and are in no number; `budget` is the policy's for a run, which `worst` keeps to.
+    `batch` is the same run by batches, None where no model has a Batch API."""
 
     requests: int
     invalid: tuple[str, ...]
@@ -50,6 +65,7 @@ class Plan:
     shares: tuple[Share, ...]
     unpriced: tuple[str, ...]
     budget: Decimal | None
+    batch: ByBatch | None = None
 
 
 @dataclass
@@ -73,6 +89,7 @@ class _Load:
 class _Past:
     requests: int = 0
     usd: Decimal | None = Decimal(0)
+    batch_usd: Decimal | None = Decimal(0)
     seconds: float = 0.0
     reached: Counter[str] = field(default_factory=Counter)
     accepted: Counter[str] = field(default_factory=Counter)
@@ -115,7 +132,22 @@ def plan(policy: Policy, rows: Iterable[Row], past: Iterable[Outcome] = (), at_o
     shares = tuple(Share(tier.name, seen.reached[tier.name] / seen.requests, seen.accepted[tier.name] / seen.requests)
                    for tier in policy.tiers) if seen.requests else ()  # fmt: skip
     expected = _expected(policy, seen, count, at_once) if seen.requests else None
-    return Plan(count, tuple(invalid), best, expected, worst, seen.requests, shares, unpriced, policy.budget_per_run)
+    batch = _by_batch(policy, sizes, seen, tuple(most))
+    return Plan(count, tuple(invalid), best, expected, worst, seen.requests, shares, unpriced, policy.budget_per_run, batch)
+
+
+def _by_batch(policy: Policy, sizes: Mapping[int, int], seen: _Past, models: tuple[str, ...]) -> ByBatch | None:
+    live = tuple(model for model in models if not capabilities(policy.providers[model.partition("/")[0]], model).batch)
+    if len(live) == len(models):
+        return None
+    limits = [(bounds(policy, size, batch=True), times) for size, times in sizes.items()]
+    best = _sum(None if limit.best_usd is None else times * limit.best_usd for limit, times in limits)
+    worst = _sum(None if limit.worst_usd is None else times * limit.worst_usd for limit, times in limits)
+    if worst is not None and policy.budget_per_run is not None:
+        worst = min(worst, policy.budget_per_run)
+    expected = None if not seen.requests or seen.batch_usd is None else seen.batch_usd * sum(sizes.values()) / seen.requests
+    waves = (max((limit.best_rounds for limit, _ in limits), default=0), max((limit.worst_rounds for limit, _ in limits), default=0))
+    return ByBatch(best, expected, worst, waves, live, tuple(dict.fromkeys(model for limit, _ in limits for model in limit.unpriced)))
 
 
 def _bounded(policy: Policy, sizes: Mapping[int, int], end: int) -> dict[str, _Load]:
@@ -143,9 +175,16 @@ def _seen(policy: Policy, past: Iterable[Outcome]) -> _Past:
         for event in outcome.trail:
             if isinstance(event, Tried) and not event.cached:
                 usage = event.usage
+                unit = price(policy, event.model, batch=True) if _is_asked(policy, event.model) else None
+                paid = None if unit is None or usage is None else unit.cost(usage)
+                seen.batch_usd = None if seen.batch_usd is None or paid is None else seen.batch_usd + paid
                 seen.loads.setdefault(event.model, _Load()).add(
                     1, usage.input if usage else None, usage.output if usage else None, event.seconds)
     return seen
+
+
+def _is_asked(policy: Policy, model: str) -> bool:
+    return model.partition("/")[0] in policy.providers
 
 
 def _expected(policy: Policy, seen: _Past, count: int, at_once: int) -> Estimate:

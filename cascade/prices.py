@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,9 +19,11 @@ _KEPT_SECONDS = 60.0
 _MOST_KEPT = 4096
 
 Pricing = Mapping[str, Mapping[str, Decimal]]
-"""A policy's `pricing`: `provider/model` (or `model` alone) -> input, output, cached, cache_write in dollars per million tokens."""
+"""A policy's `pricing`: `provider/model` (or `model` alone) -> input, output, cached, cache_write in dollars per million tokens; `batch`
+is the share of these that a call of a batch costs."""
 
-POLICY_KEYS = ("input", "output", "cached", "cache_write")
+BATCH = "batch"
+"""The service tier of calls that went by a Batch API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +104,19 @@ def unit_prices(
     model = model_ref.partition("/")[2]
     own = pricing.get(model_ref) or pricing.get(model) if pricing else None
     if own:
-        return _from_policy(own)
+        return _from_policy(own, service_tier)
     if table is None:
         return None
     return _kept(model, table, service_tier) or (_kept(answered_by, table, service_tier) if answered_by else None)
 
 
-def _from_policy(own: Mapping[str, Decimal]) -> UnitPrices:
-    return UnitPrices(own["input"], own["output"], own.get("cached"), own.get("cache_write"))
+def _from_policy(own: Mapping[str, Decimal], service_tier: str | None) -> UnitPrices | None:
+    share = own.get("batch") if service_tier == BATCH else Decimal(1)
+    if share is None:
+        return None
+    cached, written = own.get("cached"), own.get("cache_write")
+    return UnitPrices(own["input"] * share, own["output"] * share, None if cached is None else cached * share,
+                      None if written is None else written * share)  # fmt: skip
 
 
 def table_version() -> str:
@@ -143,14 +151,24 @@ def _looked_up(model: str, table: str, service_tier: str | None) -> UnitPrices |
     from genai_prices import calc_price
 
     place: dict[str, Any] = {"provider_api_url": table} if "://" in table else {"provider_id": table}
-    context = {"processing": "batch"} if service_tier == "batch" else {"service_tier": service_tier} if service_tier else None
+    context = {"processing": "batch"} if service_tier == BATCH else {"service_tier": service_tier} if service_tier else None
     try:
         found = calc_price(TableUsage(input_tokens=0, output_tokens=0), model, price_context=context, **place)
     except LookupError:
         return None
+    if service_tier == BATCH and not _has_batch_rate(found):
+        return None  # the table would give the ordinary price
     if not _source:
         _source.append(table_version())
     return _from_table(vars(found.model_price))
+
+
+def _has_batch_rate(found: Any) -> bool:
+    """Whether the table knows what a batch call costs: a variant in force, of a model that is the provider's own."""
+    now = datetime.now(tz=UTC)
+    own = any(found.model is model for model in found.provider.models)
+    return own and any(variant.when == {"processing": "batch"} and (variant.constraint is None or variant.constraint.active(now))
+                       for variant in found.model.price_variants or ())  # fmt: skip
 
 
 def _from_table(price: Mapping[str, Any]) -> UnitPrices | None:

@@ -14,7 +14,7 @@ from cascade import records, rows
 from cascade.cli import main
 from cascade.errors import InputError
 from cascade.outcome import Outcome
-from cascade.plan import Estimate, Share, plan
+from cascade.plan import ByBatch, Estimate, Share, plan
 from cascade.policy import load_text
 from cascade.policy.bounds import bounds, loads
 from cascade.rows import Row
@@ -162,3 +162,32 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest
 def test_rows_are_those_that_run_would_ask(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"x": "a"}\n')
     assert plan(a_policy(), rows.read(str(tmp_path / "in.jsonl"))).requests == 1
+
+
+BATCHED = POLICY.replace(", LIMITS", ", capabilities: {batch: true}").replace("output: 2}", "output: 2, batch: 0.5}")
+
+
+def test_the_same_run_by_batch_is_at_batch_rates_where_a_model_has_a_batch_api() -> None:
+    found = plan(load_text(BATCHED, "p.yaml"), some(10), past(accepted=6, climbed=2))
+    assert (found.best.usd, found.expected and found.expected.usd, found.worst.usd) == (
+        Decimal("0.002"), 10 * (6 * Decimal("0.00012") + 2 * Decimal("0.00272")) / 8, 10 * (Decimal("0.0006") + Decimal("0.006")))
+    small, big = Decimal("0.00006"), Decimal("0.0026")  # 100 tokens in and 10 out at half the price, 200 and 30 at the whole one
+    assert found.batch == ByBatch(Decimal("0.001"), 10 * (8 * small + 2 * big) / 8, 10 * (Decimal("0.0003") + Decimal("0.006")), (1, 2),
+                                  ("far/big",), ())  # fmt: skip
+
+
+def test_without_a_batch_api_nothing_is_said_of_batches_and_without_a_rate_it_is_unknown() -> None:
+    assert plan(a_policy(), some(1)).batch is None
+    unknown = plan(load_text(BATCHED.replace(", batch: 0.5", ""), "p.yaml"), some(1), past(1, 0)).batch
+    assert unknown == ByBatch(None, None, None, (1, 2), ("far/big",), ("near/small",))
+
+
+def test_the_command_tells_of_batches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(BATCHED)
+    (tmp_path / "in.jsonl").write_text('{"x": "y"}\n')
+    monkeypatch.setattr(sys, "argv", ["cascade", "plan", str(tmp_path / "p.yaml"), str(tmp_path / "in.jsonl")])
+    with pytest.raises(SystemExit):
+        main()
+    out = capsys.readouterr().out
+    assert "by batch: $0.000050 best, $0.002152 worst; 1 to 2 batches one after another, each within 24 hours\n" in out
+    assert "asked live all the same: far/big\n" in out

@@ -26,12 +26,14 @@ class Durable:
     """The rows file of a run with its journal, see `cascade.bulk.journal`; locked while it is open.
 
     `rows` gives the input anew at each call; `digests` are those of the policy (`binding.digests`), `policies` the labels of those it may fall
-    back to. Rows in doubt are held, or asked again with `in_doubt` "retry". An input or policy that was edited since is refused, or with
-    `force` what it concerns is asked anew. Raises InputError when the files cannot be ours or were written for something else.
+    back to. Rows in doubt are held, or asked again with `in_doubt` "retry"; `doubtful` rows are so for what another journal says of them. An
+    input or policy that was edited since is refused, or with `force` what it concerns is asked anew. Raises InputError when the files cannot
+    be ours or were written for something else.
     """
 
     def __init__(self, path: str, policy: str, rows: Callable[[], Iterable[Row]], *, digests: Mapping[str, str] | None = None,
-                 policies: Collection[str] = (), in_doubt: InDoubt = "hold", force: bool = False, total: int = 0) -> None:
+                 policies: Collection[str] = (), in_doubt: InDoubt = "hold", force: bool = False, total: int = 0,
+                 doubtful: Collection[str] = ()) -> None:
         self.path = Path(path)
         self.policy, self.digests, self.policies, self.retry = policy, digests, {policy, *policies}, in_doubt == "retry"
         self._pending: dict[int, Entry | bytes | None] = {}
@@ -48,6 +50,10 @@ class Durable:
         except BaseException:
             self._shut()
             raise
+        for id in doubtful:
+            entry = self.journal.entries.get(id)
+            if entry is None or entry.status == "failed":
+                self.journal.entries[id] = Entry("")
         try:
             self._match(rows, force, head)
             self.journal.note({"kind": "run", "pid": os.getpid(), "total": total})

@@ -19,7 +19,7 @@ from cascade.app import Cascade, anywhere
 from cascade.budget import Budget, Purse, short
 from cascade.bulk import runner
 from cascade.bulk.durable import Durable, InDoubt
-from cascade.bulk.journal import Locked
+from cascade.bulk.log import Locked
 from cascade.bulk.shards import Shard
 from cascade.divide import divided, limits
 from cascade.errors import BudgetExceeded, CascadeError, ConfigurationError

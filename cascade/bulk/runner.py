@@ -17,6 +17,8 @@ from cascade.summary import Tally
 Answerer = Callable[[Row], Awaitable[Outcome]]
 OUTAGE = 20
 """So many failed requests in a row stop a run: the provider is down, and the rest would fail as well."""
+SUSPENDED = "suspended"
+"""The kind of error of a row that was let go of, and stays to be done."""
 TOLD = 10
 """So many invalid rows are told; of the rest only how many there are."""
 
@@ -158,7 +160,7 @@ async def _one(row: Row, answer: Answerer, policy: str) -> Outcome:
 def _ends_the_run(state: Run, outcome: Outcome, failed: bool) -> bool:
     """Whether this outcome is about the run and not about its row: then the row stays to be done."""
     kind = (outcome.error or "").partition(":")[0]
-    if outcome.status in ("failed", "flagged") and kind in ("configuration", "run_budget"):
+    if outcome.status in ("failed", "flagged") and kind in ("configuration", "run_budget", SUSPENDED):
         state.stopped = state.stopped or outcome.error
         state.configuration = state.configuration or kind == "configuration"
         return True

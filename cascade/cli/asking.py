@@ -15,6 +15,7 @@ from cascade.types import CacheSettings, Json
 
 if TYPE_CHECKING:
     from cascade.app import Cascade
+    from cascade.bulk.batched import Batcher
 
 PolicyArgument = Annotated[str, typer.Argument(metavar="POLICY", help="The policy file.", show_default=False)]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Neither read nor fill the cache.")]
@@ -90,12 +91,14 @@ def explain(
 # ---------------------------------------------------------------- loading
 
 
-def load(policy: str, no_cache: bool, calibrated: bool = True) -> Cascade:
+def load(policy: str, no_cache: bool, calibrated: bool = True, around: Batcher | None = None) -> Cascade:
     """The policy's Cascade; stops before anything is asked when a key is missing. `calibrated` False: without its thresholds file."""
     from cascade import policy as policies
     from cascade.app import Cascade, missing_keys
 
-    cascade = Cascade(policies.load(policy, calibrated=calibrated), cache=CacheSettings(backend="off") if no_cache else None)
+    loaded = around.policy if around is not None else policies.load(policy, calibrated=calibrated)
+    cache = CacheSettings(backend="off") if no_cache else None
+    cascade = Cascade(loaded, cache=cache, around=None if around is None else around.around)
     missing = missing_keys(cascade.policy)
     if missing:
         raise ConfigurationError("\n".join(f"{policy}: {line}" for line in missing))

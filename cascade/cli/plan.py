@@ -9,7 +9,7 @@ import typer
 from cascade.cli import show
 
 if TYPE_CHECKING:
-    from cascade.plan import Estimate, Plan
+    from cascade.plan import ByBatch, Estimate, Plan
 
 
 def plan(
@@ -55,6 +55,8 @@ def _as_json(found: Plan) -> dict[str, object]:
     for name in ("best", "expected", "worst"):
         if value[name] is not None:
             value[name]["usd"] = None if value[name]["usd"] is None else float(value[name]["usd"])
+    if value["batch"] is not None:
+        value["batch"] = {key: float(amount) if key.endswith("usd") and amount is not None else amount for key, amount in value["batch"].items()}
     return value
 
 
@@ -73,6 +75,8 @@ def _print(found: Plan) -> None:
     print(show.text(table))
     for share in found.shares:
         print(f"{share.tier}: reached by {share.reached:.1%} of {found.past_requests} past requests, {share.accepted:.1%} accepted there")
+    if found.batch is not None:
+        _print_batch(found.batch)
     if found.expected is None:
         show.note("--past OUT.jsonl, rows of an earlier run, tells what to expect")
     if found.invalid:
@@ -81,6 +85,18 @@ def _print(found: Plan) -> None:
         show.note(f"unpriced: {', '.join(found.unpriced)}: give prices under `pricing:` in the policy")
     if found.budget is not None and found.expected is not None and found.expected.usd is not None and found.expected.usd > found.budget:
         show.note(f"the run is expected to stop early: budget.per_run is {show.money(found.budget)}")
+
+
+def _print_batch(batch: ByBatch) -> None:
+    """What the run would be with --engine batch."""
+    amounts = [("best", batch.best_usd), ("expected", batch.expected_usd), ("worst", batch.worst_usd)]
+    told = ", ".join(f"{show.money(usd)} {name}" for name, usd in amounts if name != "expected" or usd is not None)
+    fewest, most = batch.waves
+    print(f"by batch: {told}; {fewest} to {most} batches one after another, each within 24 hours")
+    if batch.live:
+        print(f"asked live all the same: {', '.join(batch.live)}")
+    if batch.unpriced:
+        show.note(f"no batch rate: {', '.join(batch.unpriced)}")
 
 
 def _cells(estimate: Estimate) -> list[str]:

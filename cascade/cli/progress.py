@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
     from cascade.app import Cascade
     from cascade.bulk import Answerer, Run
+    from cascade.bulk.batched import Batcher
     from cascade.bulk.runner import Rows
     from cascade.rows import Row
 
 
 def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer,
-                      so_far: Callable[[Run], str], state: Run) -> Run:
+                      so_far: Callable[[Run], str], state: Run, batcher: Batcher | None = None) -> Run:
     """Answer the rows under a progress bar that says `so_far`; Ctrl-C finishes what is in flight, twice stops at once."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -40,7 +41,7 @@ def run_with_progress(cascade: Cascade, requests: Iterable[Row], out: Rows, conc
                 bar.update(task, completed=state.tally.requests, description=so_far(state))
 
         with _seldom_collected():
-            asyncio.run(_run(cascade, requests, out, concurrency, answer, state, told))
+            asyncio.run(_run(cascade, requests, out, concurrency, answer, state, told, batcher))
         bar.update(task, completed=state.tally.requests, description=so_far(state))
         return state
 
@@ -58,7 +59,8 @@ def _seldom_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any) -> Run:
+async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency: int, answer: Answerer, state: Run, told: Any,
+               batcher: Batcher | None) -> Run:
     from cascade import bulk
 
     stop = asyncio.Event()
@@ -72,6 +74,8 @@ async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency
         else:
             show.note("finishing what is in flight; once more stops at once")
             stop.set()
+            if batcher is not None:
+                batcher.suspend()
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, interrupt)
@@ -81,6 +85,8 @@ async def _run(cascade: Cascade, requests: Iterable[Row], out: Rows, concurrency
         show.note("stopped at once; run the same command again to go on")
         raise typer.Exit(STOPPED) from None
     finally:
+        if batcher is not None:
+            await batcher.aclose()
         await cascade.aclose()
 
 

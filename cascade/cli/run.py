@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascade import records
-from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, show
+from cascade.cli import NOT_ACCEPTED, STOPPED, WRONG, batch, show
 from cascade.cli.asking import NoCache, load
 from cascade.cli.confirm import confirm
 from cascade.cli.progress import dollars_so_far, run_with_progress
@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cascade.app import Cascade
-    from cascade.bulk import Durable, Run, Standing, Stream
+    from cascade.bulk import Answerer, Durable, Run, Standing, Stream
+    from cascade.bulk.batched import Batcher
     from cascade.bulk.durable import InDoubt
     from cascade.rows import Row
     from cascade.types import Policy
+
+
+MOST_AT_A_TIME = 1000
 
 
 class Engine(enum.StrEnum):
     """What answers the rows of a run."""
 
     local = "local"
+    batch = "batch"
     ray = "ray"
 
 
@@ -45,9 +50,11 @@ def run(
     input: Annotated[str | None, typer.Argument(metavar="INPUT.jsonl|-", help="One request a line; - reads stdin.", show_default=False)] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", metavar="OUT.jsonl|-", show_default=False,
                       help="Where the rows go; - is stdout.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Requests at a time.")] = 16,
+    concurrency: Annotated[int | None, typer.Option(min=1, show_default=False,
+                           help="Requests at a time: 16, at most 1000; with --engine batch rows on their way: 10000.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.", show_default=False)] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="local: this process. ray: workers of a Ray cluster, at RAY_ADDRESS or "
+    engine: Annotated[Engine, typer.Option("--engine", help="local: this process. batch: the providers' Batch APIs, at half the price, "
+                                                            "within 24 hours a wave (docs/batch.md). ray: workers of a Ray cluster at RAY_ADDRESS or "
                                                             "started here; see docs/ray.md.")] = Engine.local,
     workers: Annotated[int, typer.Option(min=1, max=1000, help="--engine ray: how many processes share the rows, the requests at a time "
                                                                "and the limits.")] = 2,
@@ -68,6 +75,7 @@ def run(
     The same command again goes on where it stopped (rows that failed are asked again):
       cascade run policies/invoice.yaml policies/invoice.inputs.jsonl -o out.jsonl
       cascade run policies/invoice.yaml in.jsonl -o out.jsonl --concurrency 64 --limit 100
+      cascade run policies/invoice.yaml in.jsonl -o out.jsonl --engine batch
       cascade run --status out.jsonl
       cascade explain out.jsonl 42
 
@@ -87,14 +95,17 @@ def run(
         raise InputError(f"--in-doubt {in_doubt!r}: write hold or retry")
     if json and output == "-":
         raise InputError("--json and -o - both write to stdout; choose one")
+    if engine is not Engine.batch and (concurrency or 1) > MOST_AT_A_TIME:
+        raise InputError(f"--concurrency {concurrency}: at most {MOST_AT_A_TIME} requests at a time")
     from cascade import formats, rows
 
     if engine is not Engine.local and (output == "-" or formats.is_table(output)):
         raise InputError(f"--engine {engine} writes JSON lines to a file: -o OUT.jsonl")
     with _at_rest(input) as path:
         there = rows.count(path)
-        job = Job(policy, path, output, there, min(there, limit or there), concurrency, workers, in_doubt,  # type: ignore[arg-type]
-                  force, no_cache, None if yes else confirm_above)
+        most = concurrency or (batch.ROWS if engine is Engine.batch else 16)
+        job = Job(policy, path, output, there, min(there, limit or there), most, workers, in_doubt, force,  # type: ignore[arg-type]
+                  no_cache, None if yes else confirm_above)
         cascade, state, stands = ENGINES[engine](job)
     _report(cascade, state, stands, output, json)
     if state.configuration:
@@ -129,6 +140,11 @@ class Job:
 
         return rows.stream(self.path)
 
+    def opened(self, kind: Callable[..., Durable], cascade: Cascade) -> Durable:
+        """The output of the run."""
+        return kind(self.output, cascade.label, self.rows, digests=cascade.digests, policies=cascade.labels, in_doubt=self.in_doubt,
+                    force=self.force, total=self.there)
+
     def confirm(self, policy: Policy, done: Callable[[Row], bool]) -> None:
         """Ask about the cost of the rows that are not done."""
         if self.confirm_above is not None:
@@ -149,21 +165,31 @@ def _local(job: Job) -> tuple[Cascade, Run, Standing]:
 
     if shards.are_there(job.output):
         raise InputError(f"{job.output}: begun with --engine ray; go on with that, or choose another output")
+    batch.refuse(job.output)
     with load(job.policy, job.no_cache) as cascade:
-        if job.output == "-":
-            return _answered(job, cascade, Stream(sys.stdout.fileno(), cascade.label, job.there))
-        kind = Table if formats.is_table(job.output) else Durable
-        return _answered(job, cascade, kind(job.output, cascade.label, job.rows, digests=cascade.digests, policies=cascade.labels,
-                                            in_doubt=job.in_doubt, force=job.force, total=job.there))
+        out = (Stream(sys.stdout.fileno(), cascade.label, job.there) if job.output == "-"
+               else job.opened(Table if formats.is_table(job.output) else Durable, cascade))  # fmt: skip
+        return _answered(job, cascade, out, lambda row: cascade.arun(row.inputs, id=row.id))
 
 
-def _answered(job: Job, cascade: Cascade, out: Durable | Stream) -> tuple[Cascade, Run, Standing]:
+def _batch(job: Job) -> tuple[Cascade, Run, Standing]:
+    """The run by the providers' Batch APIs."""
+    from cascade.bulk import shards
+
+    if shards.are_there(job.output):
+        raise InputError(f"{job.output}: begun with --engine ray; go on with that, or choose another output")
+    with batch.opened(job.policy, job.output, job.in_doubt == "retry") as batcher, load(job.policy, job.no_cache, around=batcher) as cascade:
+        return _answered(job, cascade, job.opened(batch.rows_of(batcher), cascade), batch.answerer(batcher, cascade), batcher)
+
+
+def _answered(job: Job, cascade: Cascade, out: Durable | Stream, answer: Answerer,
+              batcher: Batcher | None = None) -> tuple[Cascade, Run, Standing]:
     """The rows of the job, answered and written."""
     try:
         job.confirm(cascade.policy, out.holds)
         requests = (row for number, row in enumerate(job.rows()) if number < job.total or out.holds(row))
         state = job.state(cascade)
-        run_with_progress(cascade, requests, out, job.concurrency, lambda row: cascade.arun(row.inputs, id=row.id), _so_far, state)
+        run_with_progress(cascade, requests, out, min(job.concurrency, job.there), answer, _so_far, state, batcher)
         return cascade, state, out.standing()
     finally:
         out.close()
@@ -174,6 +200,7 @@ def _on_ray(job: Job) -> tuple[Cascade, Run, Standing]:
     from cascade.bulk import shards
     from cascade.cli import on_ray
 
+    batch.refuse(job.output)
     with load(job.policy, job.no_cache) as cascade:
         if not shards.are_there(job.output):  # one that goes on was asked about when it began
             job.confirm(cascade.policy, lambda row: False)
@@ -183,7 +210,7 @@ def _on_ray(job: Job) -> tuple[Cascade, Run, Standing]:
         return cascade, state, stands
 
 
-ENGINES: dict[Engine, Callable[[Job], tuple[Cascade, Run, Standing]]] = {Engine.local: _local, Engine.ray: _on_ray}
+ENGINES: dict[Engine, Callable[[Job], tuple[Cascade, Run, Standing]]] = {Engine.local: _local, Engine.batch: _batch, Engine.ray: _on_ray}
 
 
 @contextlib.contextmanager
@@ -202,12 +229,14 @@ def _status(output: str, json: bool) -> None:
     from cascade.bulk import shards, standing
     from cascade.bulk.journal import SUFFIX
 
-    stands = shards.standing(output) if shards.are_there(output) else standing(Path(output + SUFFIX))
+    stands, batches = batch.standing(output, shards.standing(output) if shards.are_there(output) else standing(Path(output + SUFFIX)))
     if json:
-        show.line(records.dumps(_as_json(stands)))
+        show.line(records.dumps(_as_json(stands) | {"batches": batches}))
         return
     again = f", {stands.failed} of them failed" if stands.failed else ""
     print(f"{stands.done} done, {stands.to_do} to do{again}, {len(stands.in_doubt)} in doubt of {stands.total} rows; spent {_spent(stands)}")
+    for wave in batches:
+        print(f"in flight: {wave['requests']} requests to {wave['model']}, {wave['batch'] or 'no batch yet'}")
     for id in stands.in_doubt:
         print(f"in doubt: {id}")
 

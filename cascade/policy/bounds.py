@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -39,12 +39,13 @@ class TierBounds:
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """Dollars and seconds of one request. `best`: the first tier's first answer, a short one, is accepted after `best_rounds` calls
-    one after the other. `worst`: every tier, repair, vote and judge at its longest, within budget and deadline. None: a model has no
-    price; `unpriced` names those. `prompt_bytes` is what the prompt was taken to have."""
+    one after the other. `worst`: every tier, repair, vote and judge at its longest, within budget and deadline, after `worst_rounds` calls
+    one after the other. None: a model has no price; `unpriced` names those. `prompt_bytes` is what the prompt was taken to have."""
 
     best_usd: Decimal | None
     worst_usd: Decimal | None
     best_rounds: int
+    worst_rounds: int
     worst_seconds: float
     prompt_bytes: int
     unpriced: tuple[str, ...]
@@ -61,19 +62,23 @@ class _Call:
     out: int
 
 
-def bounds(policy: Policy, prompt_bytes: int | None = None) -> Bounds:
-    """The bounds for prompts of that many bytes; a token is at least one byte, so at worst each byte is one.
+def bounds(policy: Policy, prompt_bytes: int | None = None, *, batch: bool = False) -> Bounds:
+    """The bounds for prompts of that many bytes; a token is at least one byte, so at worst each byte is one. `batch`: at the rates of
+    Batch APIs, where a model has one.
 
     Retries cost nothing: what is retried was not answered. Where no size is given it is the templates' own and INPUT_BYTES.
     """
     size = prompt_bytes if prompt_bytes is not None else INPUT_BYTES + sum(_length(t) for t in (policy.prompt, policy.system) if t)
     calls = {tier.name: list(_calls(policy, i, size)) for i, tier in enumerate(policy.tiers)}
-    tiers = tuple(_tier(policy, tier, calls[tier.name]) for tier in policy.tiers)
-    unpriced = tuple(dict.fromkeys(call.model for each in calls.values() for call in each if _price(policy, call.model) is None))
+    priced = {call.model: price(policy, call.model, batch) for each in calls.values() for call in each}
+    tiers = tuple(_tier(policy, tier, calls[tier.name], priced) for tier in policy.tiers)
+    unpriced = tuple(model for model, unit in priced.items() if unit is None)
     worst, seconds = _sum([tier.worst_usd for tier in tiers]), sum(tier.worst_seconds for tier in tiers)
     if worst is not None and policy.budget_per_request is not None:
         worst = min(worst, policy.budget_per_request)
-    return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], best=True), min(seconds, policy.deadline or seconds), size, unpriced, tiers)
+    rounds = sum(_answers(policy, tier) * (1 + _rounds(tier)) for tier in policy.tiers)
+    return Bounds(tiers[0].best_usd, worst, 1 + _rounds(policy.tiers[0], best=True), rounds, min(seconds, policy.deadline or seconds), size,
+                  unpriced, tiers)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +104,9 @@ def loads(policy: Policy, prompt_bytes: int) -> dict[str, Load]:
     return found
 
 
-def _tier(policy: Policy, tier: Tier, calls: list[_Call]) -> TierBounds:
-    best = _sum([_least(policy, call) for call in calls])
-    worst = _sum([_most(policy, call) for call in calls])
+def _tier(policy: Policy, tier: Tier, calls: list[_Call], priced: Mapping[str, prices.UnitPrices | None]) -> TierBounds:
+    best = _sum([_least(priced[call.model], call) for call in calls])
+    worst = _sum([_most(priced[call.model], call) for call in calls])
     seconds = tier.timeout * _answers(policy, tier) * (1 + _rounds(tier))
     return TierBounds(tier.name, best, worst, seconds, (sum(c.times[0] for c in calls), sum(c.times[1] for c in calls)))
 
@@ -194,19 +199,19 @@ def _fewest(gate: Gate, calls: int) -> int:
     return max(0, needed(calls + 1, gate.threshold) - 1) if gate.kind == "consistency" and gate.enough is not None else calls
 
 
-def _price(policy: Policy, model: str) -> prices.UnitPrices | None:
+def price(policy: Policy, model: str, batch: bool = False) -> prices.UnitPrices | None:
+    """What a model of the ladder costs, None when nobody says; `batch`: in a batch, where it has a Batch API."""
     provider = policy.providers[model.partition("/")[0]]
-    return prices.unit_prices(model, policy.pricing, providers.kind(provider.kind).prices)
+    tier = prices.BATCH if batch and providers.capabilities(provider, model).batch else None
+    return prices.unit_prices(model, policy.pricing, providers.kind(provider.kind).prices, tier)
 
 
-def _most(policy: Policy, call: _Call) -> Decimal | None:
-    unit = _price(policy, call.model)
+def _most(unit: prices.UnitPrices | None, call: _Call) -> Decimal | None:
     return None if unit is None else call.times[1] * unit.most(call.size[1], call.out)
 
 
-def _least(policy: Policy, call: _Call) -> Decimal | None:
+def _least(unit: prices.UnitPrices | None, call: _Call) -> Decimal | None:
     """A quarter of a token a byte, nothing cached, an answer of 50 tokens: what a good day looks like, not a bound."""
-    unit = _price(policy, call.model)
     if unit is None:
         return None
     return call.times[0] * ((call.size[0] // 4 * unit.input + min(50, call.out) * unit.output).scaleb(-6) + unit.request)

@@ -101,6 +101,7 @@ class CapabilitiesPart(Part):
     seed: bool | None = Field(None, description="It takes a seed.")
     logprobs: bool | None = Field(None, description="It gives token probabilities.")
     deterministic: bool | None = Field(None, description="Equal calls get equal answers, so that samples tell nothing.")
+    batch: bool | None = Field(None, description="It has a Batch API (kinds openai and anthropic), for cascade run --engine batch.")
     schema_: SchemaWord = Field(None, alias="schema", description="How it takes a JSON Schema: strict (a subset is enforced), full "
                                 "(as it is), object (JSON mode), none (in the prompt); true, false.")
 
@@ -180,6 +181,8 @@ class Price(Part):
     output: Dollars = Field(description="Answer tokens.")
     cached: Dollars | None = Field(None, description="Prompt tokens read from the provider's cache.")
     cache_write: Dollars | None = Field(None, description="Prompt tokens written to it.")
+    batch: Dollars | None = Field(None, description="The share of these prices that a call of a batch costs, as 0.5; without it, what batches "
+                                                  "cost is unknown.")
 
 
 class CachePart(Part):

@@ -13,6 +13,7 @@ Names for the rest of cascade:
 - `problems(provider)`: lines on what is wrong with a declared provider's options.
 - `unsupported(provider, model, params, schema) -> str | None`: why a tier cannot ask this, found before any money is spent.
 - `build(provider, pricing=…) -> Adapter`: the `Ask` with an `async close()`. Its SDK is imported at the first call.
+- `build_batches(provider, pricing=…) -> batch.Batches`: its Batch API, where `capabilities` say that it has one.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from cascade import projection
 from cascade.types import NOTHING, Answer, Call, Json, Provider
+
+if TYPE_CHECKING:
+    from cascade.providers.batch import Batches
 
 SchemaMode = Literal["strict", "full", "object", "none"]
 """How a schema goes upstream: `strict` as a relaxed projection, `full` as it is, `object` as JSON mode with the schema in the
@@ -46,13 +50,15 @@ class Adapter(Protocol):
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a model takes. `sampling`: temperature and top_p; `seed`: a seed a sample; `logprobs`: token probabilities;
-    `deterministic`: equal calls give equal answers with these params, so that samples of one call tell nothing."""
+    `deterministic`: equal calls give equal answers with these params, so that samples of one call tell nothing; `batch`: the provider
+    has a Batch API."""
 
     sampling: bool = False
     seed: bool = False
     logprobs: bool = False
     schema: SchemaMode = "strict"
     deterministic: bool = False
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,8 @@ class Kind:
     """One row: the adapter's `module` (with a function `build(provider, pricing)`), defaults, and the id in the price table.
 
     `compat`: an OpenAI-shaped server that is not OpenAI (`max_tokens`). `options`: what `Provider.options` may hold; `needs`: what
-    it cannot do without. `decides`: it answers fixed questions and writes no text; None: it does both.
+    it cannot do without. `decides`: it answers fixed questions and writes no text; None: it does both. `batches` is the module of its
+    Batch API (with a function `build(provider, pricing)`), None where it has none.
     """
 
     module: str
@@ -72,6 +79,7 @@ class Kind:
     options: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     decides: bool | None = False
+    batches: str | None = None
 
 
 _OPENAI = "cascade.providers.openai"
@@ -89,8 +97,8 @@ def _compatible(
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        "openai": Kind(_OPENAI, None, "OPENAI_API_KEY", prices="openai", options=("api", "headers")),
-        "anthropic": Kind(_ANTHROPIC, None, "ANTHROPIC_API_KEY", prices="anthropic", options=("headers",)),
+        "openai": Kind(_OPENAI, None, "OPENAI_API_KEY", prices="openai", options=("api", "headers"), batches=f"{_OPENAI}_batch"),
+        "anthropic": Kind(_ANTHROPIC, None, "ANTHROPIC_API_KEY", prices="anthropic", options=("headers",), batches=f"{_ANTHROPIC}_batch"),
         "azure": Kind(
             _OPENAI, None, "AZURE_OPENAI_API_KEY", prices="azure", options=("api", "api_version", "headers")
         ),
@@ -174,7 +182,8 @@ def capabilities(provider: Provider, model: str, params: Mapping[str, Json] = NO
     """What this model takes when asked with these params; `model` is `provider/model`. The policy's record has the last word."""
     row = kind(provider.kind)
     own: dict[str, Any] = {key: value for key, value in provider.capabilities.items() if key != "schema"}
-    takes = replace(_model_takes(provider, row, bare_model(model), params), **own)
+    batch = row.batches is not None and not is_own_server(provider)
+    takes = replace(_model_takes(provider, row, bare_model(model), params), **{"batch": batch, **own})
     if "schema" in provider.capabilities:
         takes = replace(takes, schema=_schema_mode(provider.capabilities["schema"], takes.schema))
     if "deterministic" in own or not takes.sampling:
@@ -256,6 +265,8 @@ def problems(provider: Provider) -> Iterator[str]:
     for option in provider.options:
         if option not in known:
             yield f'options.{option}: kind "{provider.kind}" has no such option; it knows: {", ".join(sorted(known)) or "none"}'
+    if provider.capabilities.get("batch") and row.batches is None:
+        yield f'capabilities.batch: kind "{provider.kind}" has no Batch API that cascade knows'
     for need in row.needs:
         place, _, name = need.rpartition(".")
         if not (provider.options.get(name) if place else getattr(provider, name)):
@@ -295,3 +306,11 @@ def build(provider: Provider, pricing: Mapping[str, Mapping[str, Decimal]] = NOT
     """The adapter of this provider; `pricing` is the policy's (dollars per million tokens). Imports no SDK yet."""
     adapter: Adapter = import_module(kind(provider.kind).module).build(provider, pricing)
     return adapter
+
+
+def build_batches(provider: Provider, pricing: Mapping[str, Mapping[str, Decimal]] = NOTHING) -> Batches:
+    """The Batch API of this provider. Imports no SDK yet."""
+    module = kind(provider.kind).batches
+    assert module is not None, "its capabilities say that it has one"
+    found: Batches = import_module(module).build(provider, pricing)
+    return found

@@ -94,7 +94,7 @@ class SdkAdapter:
 
     async def __call__(self, call: Call) -> Answer:
         """Asks. Raises ProviderError and ConfigurationError as in errors.py; `call.timeout` bounds the whole call."""
-        body = self._body(call)
+        body = self.body(call)
         client = self._client()
         started = time.perf_counter()
         try:
@@ -102,7 +102,7 @@ class SdkAdapter:
                 content = await self._post(client, body, call.model)
         except TimeoutError as error:
             raise TimedOut(f"{call.model}: no answer within {call.timeout:g} s") from error
-        return self._answer(call, content, time.perf_counter() - started)
+        return self.answer(call, replies.load(content, call.model), time.perf_counter() - started)
 
     async def close(self) -> None:
         """Closes the connections of the running loop."""
@@ -111,7 +111,8 @@ class SdkAdapter:
 
     # ------------------------------------------------------------ out
 
-    def _body(self, call: Call) -> bytes:
+    def body(self, call: Call) -> bytes:
+        """What goes upstream: a JSON object. Raises ConfigurationError for what the model does not take, InputError for no text."""
         plan = self._plan(call)
         messages = call.messages if plan.suffix is None else _with_suffix(call.messages, plan.suffix)
         try:
@@ -160,16 +161,20 @@ class SdkAdapter:
         return client
 
     def _opened(self, http_client: Any) -> _Client:
+        sdk = self.sdk(http_client)
+        return _Client(sdk, f"{str(sdk.base_url).rstrip('/')}{self.wire.path}")
+
+    def sdk(self, http_client: Any) -> Any:
+        """The SDK's client on these connections. Raises ConfigurationError when a key, a region or the like is missing."""
         problem = missing_key(self.provider)
         if problem:
             raise ConfigurationError(problem)
         try:
-            sdk = self._make(self.provider, http_client)
+            return self._make(self.provider, http_client)
         except CascadeError:
             raise
         except Exception as error:  # each SDK has its own way to say that credentials, a region or a project are missing
             raise translated(error, f'provider "{self.provider.name}"') from error
-        return _Client(sdk, f"{str(sdk.base_url).rstrip('/')}{self.wire.path}")
 
     async def _post(self, client: _Client, body: bytes, where: str) -> bytes:
         try:
@@ -187,15 +192,15 @@ class SdkAdapter:
 
     # ------------------------------------------------------------ in
 
-    def _answer(self, call: Call, content: bytes, seconds: float) -> Answer:
-        reply = replies.load(content, call.model)
+    def answer(self, call: Call, reply: dict[str, Any], seconds: float, tier: str | None = None) -> Answer:
+        """What a reply to the call says; priced by `tier` where that is known, else by the reply's own. Raises BadReply."""
         usage = self.wire.usage(reply, call.model)
         try:
             read = self.wire.read(reply, call.model)
         except BadReply as error:
-            error.cost_usd = self._cost(call, usage, None, None)
+            error.cost_usd = self._cost(call.model, usage, tier, None)
             raise
-        cost = self._cost(call, usage, read.service_tier, read.model)
+        cost = self._cost(call.model, usage, tier or read.service_tier, read.model)
         return Answer(
             text=read.text,
             finish=read.finish,
@@ -207,8 +212,18 @@ class SdkAdapter:
             signals=NOTHING if read.tokens is None else _sureness(call, read),
         )
 
-    def _cost(self, call: Call, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
-        return prices.cost(usage, call.model, self._pricing, self._table, service_tier, answered_by)
+    def paid(self, model: str, reply: dict[str, Any], tier: str) -> tuple[Decimal | None, bool]:
+        """What a reply of the model cost, None when that is not known; and whether it can be read as an answer."""
+        usage = None
+        try:
+            usage = self.wire.usage(reply, model)
+            read = self.wire.read(reply, model)
+        except BadReply:
+            return self._cost(model, usage, tier, None), False
+        return self._cost(model, usage, tier, read.model), True
+
+    def _cost(self, model: str, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
+        return prices.cost(usage, model, self._pricing, self._table, service_tier, answered_by)
 
 
 def _sureness(call: Call, read: Reading) -> Mapping[str, float]:

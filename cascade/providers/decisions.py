@@ -21,7 +21,7 @@ from cascade.providers import Adapter, Capabilities, is_own_server, key_env
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
 from cascade.providers.replies import in_and_out, text
-from cascade.types import NOTHING, Call, Json, Message, Provider, Usage
+from cascade.types import NOTHING, Json, Message, Provider, Usage
 
 
 def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
@@ -43,9 +43,9 @@ def _client(provider: Provider, http_client: Any) -> Any:
 class _InputOnly(SdkAdapter):
     """Output tokens are counted and not paid."""
 
-    def _cost(self, call: Call, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
+    def _cost(self, model: str, usage: Usage | None, service_tier: str | None, answered_by: str | None) -> Decimal | None:
         paid = None if usage is None else replace(usage, output=0, reasoning=0)
-        return super()._cost(call, paid, service_tier, answered_by)
+        return super()._cost(model, paid, service_tier, answered_by)
 
 
 class Decisions:

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 from typing import Any
 
 from cascade.errors import (
@@ -70,6 +71,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def of_reply(status: int, body: Any, where: str) -> BaseException:
+    """Our error for an error reply that came as a value: a result of a batch."""
+    return _of_status(status, SimpleNamespace(body=body), where)
 
 
 def _of_connection(error: BaseException, where: str) -> BaseException:

@@ -23,7 +23,7 @@ def recording(ask: Ask, path: str | Path) -> Ask:
 
     async def keeping(call: Call) -> Answer:
         answer = await ask(call)
-        row = {"call": call.digest, "model": call.model, "prompt": _prompt(call), "sample": call.sample, "answer": _to_row(answer)}
+        row = {"call": call.digest, "model": call.model, "prompt": _prompt(call), "sample": call.sample, "answer": to_row(answer)}
         with file.open("ab") as out:
             out.write(orjson.dumps(row) + b"\n")
         return answer
@@ -48,7 +48,7 @@ class Recorded:
         for number, line in enumerate(lines, 1):
             try:
                 row = orjson.loads(line)
-                self._answers[row["call"]] = _from_row(row["answer"])
+                self._answers[row["call"]] = from_row(row["answer"])
                 self._known.append((row["model"], row["prompt"]))
             except (orjson.JSONDecodeError, KeyError, TypeError) as err:
                 raise ConfigurationError(f"{path}:{number}: not a recorded call ({type(err).__name__}: {err})") from err
@@ -90,13 +90,15 @@ def _shared(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _to_row(answer: Answer) -> dict[str, Json]:
+def to_row(answer: Answer) -> dict[str, Json]:
+    """An answer as a dict of JSON values, without its retries."""
     row = asdict(replace(answer, retries=(), cached=False))
     row["cost_usd"] = None if answer.cost_usd is None else str(answer.cost_usd)
     return row
 
 
-def _from_row(row: dict[str, Any]) -> Answer:
+def from_row(row: dict[str, Any]) -> Answer:
+    """The answer of a dict; KeyError or TypeError when it is none."""
     usage = None if row["usage"] is None else Usage(**row["usage"])
     cost = None if row["cost_usd"] is None else Decimal(row["cost_usd"])
     return Answer(**{**row, "usage": usage, "cost_usd": cost, "retries": ()})

@@ -27,8 +27,12 @@ from cascade import policy
 from cascade.cli import main
 
 for name in ("openai.resources.chat", "cascade.cli.app", "cascade.app", "cascade.bulk", "cascade.rows", "cascade.policy", "rich.progress",
-             "openai.types.chat", "rich.table", "cascade.providers.openai", "cascade.verifiers._explain", "cascade.verifiers.schema"):
+             "openai.types.chat", "openai.resources.batches", "anthropic.resources.messages", "rich.table", "cascade.providers.openai", "cascade.verifiers._explain", "cascade.verifiers.schema",
+             "cascade.providers.openai_batch", "cascade.providers.anthropic_batch", "cascade.cli.batch"):
     importlib.import_module(name)
+batched = importlib.import_module("cascade.bulk.batched")
+importlib.import_module("cascade.providers.batch")._certificates()
+batched.PACE = batched.Pace(settle=0.01, first=0.002, longest=0.01)
 policy.load(str(Path(__file__).parents[2] / "policies" / "invoice.yaml"))  # what a policy needs is found and compiled once
 cascade.cli.app.app = typer.main.get_command(cascade.cli.app.app)  # type: ignore[assignment]
 gc.freeze()

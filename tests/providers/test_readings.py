@@ -120,7 +120,7 @@ CALL = Call("p/m", (Message("user", "x"),), None, Document({"max_tokens": 5}))
 
 
 def body(wire: str, call: Call, **settings: Any) -> Any:
-    return orjson.loads(adapter(wire, **settings)._body(call))
+    return orjson.loads(adapter(wire, **settings).body(call))
 
 
 def test_openai_has_its_own_word_for_the_limit() -> None:

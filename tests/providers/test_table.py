@@ -28,11 +28,11 @@ def server() -> Iterator[stub.Stub]:
 
 
 TAKES: list[tuple[str, dict[str, Any], str, dict[str, Any], Capabilities]] = [
-    ("openai", {}, "gpt-6-luna", {}, Capabilities()),
-    ("openai", {}, "gpt-6-luna", {"reasoning_effort": "low"}, Capabilities()),
-    ("openai", {}, "gpt-6-luna", {"reasoning_effort": "none"}, Capabilities(sampling=True, logprobs=True)),
-    ("openai", {}, "gpt-4o", {}, Capabilities(sampling=True, seed=True, logprobs=True)),
-    ("anthropic", {}, "claude-haiku-5-5", {}, Capabilities()),
+    ("openai", {}, "gpt-6-luna", {}, Capabilities(batch=True)),
+    ("openai", {}, "gpt-6-luna", {"reasoning_effort": "low"}, Capabilities(batch=True)),
+    ("openai", {}, "gpt-6-luna", {"reasoning_effort": "none"}, Capabilities(sampling=True, logprobs=True, batch=True)),
+    ("openai", {}, "gpt-4o", {}, Capabilities(sampling=True, seed=True, logprobs=True, batch=True)),
+    ("anthropic", {}, "claude-haiku-5-5", {}, Capabilities(batch=True)),
     ("bedrock", {}, "global.anthropic.claude-haiku-5-5", {}, Capabilities()),
     ("groq", {}, "openai/gpt-oss-20b", {}, Capabilities(sampling=True, seed=True)),
     ("groq", {}, "llama-4", {}, Capabilities(sampling=True, seed=True, schema="object")),
