@@ -191,3 +191,8 @@ def test_numbers_that_no_column_holds_and_mixed_ones_are_json(cli: Cli, policy: 
     assert cli("run", str(policy), "in.jsonl", "-o", "out.parquet", "--no-cache", "--concurrency", "1")[0] == 0
     assert [(row["output.big"], row["output.mixed"]) for row in read("out.parquet")] == [("12345678901234567890", "1"), ("1", "a")]
     assert json.loads(str(read("out.parquet")[0]["output.big"])) == 12345678901234567890
+
+
+def test_small_dollars_are_written_out_in_a_csv(tmp_path: Path) -> None:
+    formats.write(str(tmp_path / "x.csv"), [formats.Column("cost_usd", "number"), formats.Column("cached", "yes/no")], [[7e-06, True], [None, False]])
+    assert (tmp_path / "x.csv").read_text() == "cost_usd,cached\n0.000007,true\n,false\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import BinaryIO
 
 from cascade.errors import InputError
@@ -83,4 +84,6 @@ def write(path: str, columns: list[Column], rows: Iterable[list[Json]]) -> None:
 
 
 def _cell(value: Json) -> Json:
+    if isinstance(value, float):
+        return format(Decimal(repr(value)), "f")  # 0.000007, not 7e-06
     return str(value).lower() if isinstance(value, bool) else value
