@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -280,25 +279,7 @@ def _error(kind: str, message: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def running() -> Iterator[BatchStub]:
-    """A server on a free port, in a thread and loop of its own."""
+    """A server that listens."""
     server = BatchStub()
-    loop = asyncio.new_event_loop()
-    listening = loop.run_until_complete(asyncio.start_server(server._serve, "127.0.0.1", 0, limit=2**20))
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def end() -> None:
-        listening.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    try:
+    with stub.listening(server._serve) as server.url:
         yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(end(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5)
-        loop.close()

@@ -1,4 +1,4 @@
-"""Eight processes for test_batches.py that answer batches by one policy at once. Prints their pids, then a JSON line for each that ends: its dollars
+"""Eight processes for test_frames.py that answer batches by one policy at once. Prints their pids, then a JSON line for each that ends: its dollars
 and statuses. The imports are done once; each process is a fork."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import gzip
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,13 +81,14 @@ class Stub:
             await asyncio.sleep(reply.drip)
 
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
 @contextlib.contextmanager
-def running() -> Iterator[Stub]:
-    """A stub on a free port, in a thread and loop of its own."""
-    stub = Stub()
+def listening(serve: Serve) -> Iterator[str]:
+    """The address of a server on a free port, in a thread and loop of its own."""
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(stub._serve, "127.0.0.1", 0))
-    stub.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
@@ -99,12 +100,20 @@ def running() -> Iterator[Stub]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     try:
-        yield stub
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         asyncio.run_coroutine_threadsafe(end(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Stub]:
+    """A stub that listens."""
+    stub = Stub()
+    with listening(stub._serve) as stub.url:
+        yield stub
 
 
 # ---------------------------------------------------------------- replies in the shape of each wire

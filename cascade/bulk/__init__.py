@@ -1,7 +1,7 @@
 """Many requests: rows in, rows out, nothing lost and nothing paid twice; the same command again goes on where it stopped."""
 
-from cascade.bulk.batches import map_batches
 from cascade.bulk.durable import Durable
+from cascade.bulk.frames import map_batches
 from cascade.bulk.journal import Journal, Standing, standing
 from cascade.bulk.outage import Outage
 from cascade.bulk.output import Output, Trails

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import Asked, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
 from cascade.outcome import Outcome
 from cascade.types import Json
 
@@ -12,10 +12,9 @@ KNOWN = ("model", "messages", "response_format", "stream", "stream_options", "n"
 IGNORED = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user", "metadata", "store", "service_tier", "reasoning_effort",
            "frequency_penalty", "presence_penalty", "safety_identifier", "prompt_cache_key", "verbosity")  # fmt: skip
 """What clients send and the policy decides."""
-ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
 
-class Chat:
+class Chat(OpenAi):
     """`/v1/chat/completions`."""
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
@@ -55,12 +54,6 @@ class Chat:
         if asked.told:
             yield sse({**head, "choices": [], "usage": reply["usage"]})
         yield b"data: [DONE]\n\n"
-
-    def alive(self) -> bytes:
-        return b": verifying\n\n"
-
-    def error(self, problem: Refused) -> dict[str, Json]:
-        return {"error": {"message": str(problem), "type": problem.kind, "param": None, "code": problem.kind}}
 
     def broken(self, problem: Refused) -> bytes:
         return sse(self.error(problem))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import Asked, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
 from cascade.outcome import Outcome
 from cascade.types import Json
 
@@ -12,10 +12,9 @@ KNOWN = ("model", "input", "instructions", "text", "stream", "stream_options")
 IGNORED = ("temperature", "top_p", "max_output_tokens", "user", "metadata", "store", "service_tier", "reasoning", "safety_identifier",
            "prompt_cache_key", "truncation", "include", "background")  # fmt: skip
 """What clients send and the policy decides. Nothing is stored."""
-ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 
 
-class Responses:
+class Responses(OpenAi):
     """`/v1/responses`."""
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
@@ -66,12 +65,6 @@ class Responses:
         ]
         for number, (name, data) in enumerate(steps):
             yield sse({"type": name, "sequence_number": number, **data}, name)
-
-    def alive(self) -> bytes:
-        return b": verifying\n\n"
-
-    def error(self, problem: Refused) -> dict[str, Json]:
-        return {"error": {"message": str(problem), "type": problem.kind, "param": None, "code": problem.kind}}
 
     def broken(self, problem: Refused) -> bytes:
         return sse({"type": "error", "sequence_number": 0, "code": problem.kind, "message": str(problem), "param": None}, "error")

@@ -40,6 +40,20 @@ class Shape(Protocol):
     def broken(self, problem: Refused) -> bytes: ...
 
 
+ROLES: Mapping[str, str] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
+"""OpenAI's roles, and ours."""
+
+
+class OpenAi:
+    """What OpenAI's shapes have in common."""
+
+    def alive(self) -> bytes:
+        return b": verifying\n\n"
+
+    def error(self, problem: Refused) -> dict[str, Json]:
+        return {"error": {"message": str(problem), "type": problem.kind, "param": None, "code": problem.kind}}
+
+
 def usage(outcome: Outcome) -> Usage:
     """The tokens of all that this request asked: tries, repairs, votes and judges; what a cache gave costs none."""
     used = [e.usage for e in outcome.trail if isinstance(e, Tried) and e.usage is not None and not e.cached]
