@@ -6,9 +6,11 @@ import json
 import sys
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
+from test_cli import Cli, cli  # noqa: F401
 
 from cascade import records, rows
 from cascade.cli import main
@@ -125,23 +127,14 @@ def test_the_budget_of_the_run_is_the_worst_case() -> None:
     assert plan(a_policy(more="budget: {per_run: 0.0001}\n"), some(100)).worst.usd == Decimal("0.0001")
 
 
-def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def cli(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cascade", "plan", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
+def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:  # noqa: F811
+    told = partial(cli, "plan")
     monkeypatch.chdir(tmp_path)
     Path("p.yaml").write_text(POLICY.replace(", LIMITS", ", requests_per_minute: 60") + "budget: {per_run: 0.001}\n")
     lines = [json.dumps({"id": str(n), "inputs": {"x": "y" * 396}}) for n in range(8)]
     Path("in.jsonl").write_text("\n".join([*lines, "{", '{"id": "z", "inputs": {}}']) + "\n")
     Path("out.jsonl").write_bytes(b"".join(records.to_line(row) + b"\n" for row in past(6, 2)))
-    code, out, err = cli("p.yaml", "in.jsonl", "--past", "out.jsonl")
+    code, out, err = told("p.yaml", "in.jsonl", "--past", "out.jsonl")
     assert code == 0
     assert [line.split()[:6] for line in out.splitlines() if line[1:5] in ("best", "expe", "wors")] == [
         ["best", "8", "800", "400", "$0.001600", "0.00"],
@@ -151,12 +144,12 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest
     assert "small: reached by 100.0% of 8 past requests, 75.0% accepted there" in out
     assert "2 rows cannot be asked and are left out, the first: in.jsonl:9: not JSON" in err
     assert "the run is expected to stop early: budget.per_run is $0.001000" in err
-    assert "--past OUT.jsonl" in cli("p.yaml", "in.jsonl")[2]
-    value = json.loads(cli("p.yaml", "in.jsonl", "--limit", "4", "--json")[1])
+    assert "--past OUT.jsonl" in told("p.yaml", "in.jsonl")[2]
+    value = json.loads(told("p.yaml", "in.jsonl", "--limit", "4", "--json")[1])
     assert (value["requests"], value["invalid"], value["expected"], value["budget"]) == (4, 0, None, 0.001)
     assert value["worst"] == {"calls": 8, "input_tokens": 3200, "output_tokens": 800, "usd": 0.001, "hours": pytest.approx(4 * 20 / 16 / 3600),
                               "slowest": "16 requests at a time"}  # fmt: skip
-    assert cli("p.yaml", "no.jsonl")[::2] == (2, "no.jsonl: No such file or directory\n")
+    assert told("p.yaml", "no.jsonl")[::2] == (2, "no.jsonl: No such file or directory\n")
 
 
 def test_rows_are_those_that_run_would_ask(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,12 +22,12 @@ from typing import Any
 import pytest
 import real_redis
 import stub
+from test_cli import Cli, cli  # noqa: F401
 
 from cascade import redis_store
 from cascade.app import Cascade
 from cascade.around.lease import once
 from cascade.cache import sealed
-from cascade.cli import main
 from cascade.errors import ConfigurationError, Overloaded
 from cascade.outcome import Outcome
 from cascade.policy import load_text
@@ -604,18 +605,8 @@ def test_a_full_redis_is_read_and_no_longer_written(redis: real_redis.Server, st
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_cache_commands_work_with_redis(redis: real_redis.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
-    def cli(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cascade", "cache", *args])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
+def test_the_cache_commands_work_with_redis(redis: real_redis.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:  # noqa: F811
+    told = partial(cli, "cache")
     policy = tmp_path / "p.yaml"
     policy.write_text(a_policy(redis.where).replace('"}', '", namespace: mine}'))
     mine = RedisStore(redis.where, "mine")
@@ -623,14 +614,14 @@ def test_the_cache_commands_work_with_redis(redis: real_redis.Server, tmp_path: 
         mine.set(str(n), "v", None)
     size = 250 * len(sealed("v"))
     place = f"{redis.where} (mine:)"
-    assert json.loads(cli("stats", "--policy", str(policy), "--json")[1]) == {"path": place, "entries": 250, "bytes": size}
-    assert cli("stats", "--path", str(redis.where))[:2] == (0, f"0 entries, 0.0 MB in {redis.where} (cascade:)\n")
+    assert json.loads(told("stats", "--policy", str(policy), "--json")[1]) == {"path": place, "entries": 250, "bytes": size}
+    assert told("stats", "--path", str(redis.where))[:2] == (0, f"0 entries, 0.0 MB in {redis.where} (cascade:)\n")
     redis.client().set("mine:answer:7", hashlib.sha256(b"").hexdigest() + "no")
-    assert cli("verify", "--policy", str(policy))[:2] == (1, f"249 sound, 1 damaged and removed in {place}\n")
-    assert cli("clear", "--policy", str(policy))[:2] == (0, f"249 entries removed from {place}\n")
-    assert cli("stats", "--path", "x", "--policy", str(policy))[::2] == (2, "give --path or --policy, not both\n")
+    assert told("verify", "--policy", str(policy))[:2] == (1, f"249 sound, 1 damaged and removed in {place}\n")
+    assert told("clear", "--policy", str(policy))[:2] == (0, f"249 entries removed from {place}\n")
+    assert told("stats", "--path", "x", "--policy", str(policy))[::2] == (2, "give --path or --policy, not both\n")
     policy.write_text(policy.read_text().replace(str(redis.where), "memory"))
-    assert cli("stats", "--policy", str(policy))[::2] == (2, f"{policy}: its cache is memory: there is nothing to look at\n")
-    code, out, err = cli("stats", "--path", "redis://127.0.0.1:1")
+    assert told("stats", "--policy", str(policy))[::2] == (2, f"{policy}: its cache is memory: there is nothing to look at\n")
+    code, out, err = told("stats", "--path", "redis://127.0.0.1:1")
     assert (code, out) == (2, "")
     assert err.startswith("redis://127.0.0.1:1/0 (cascade:): no usable cache: ConnectionError: ")

@@ -25,13 +25,6 @@ def server() -> Iterator[BatchStub]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    running = Runner()
-    yield running
-    running.close()
-
-
 class Crash:
     """One folder, one ladder on the server, one input; rows 1 and 3 climb."""
 

@@ -24,13 +24,6 @@ def server() -> Iterator[stub.Stub]:
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    running = Runner()
-    yield running
-    running.close()
-
-
-@pytest.fixture(scope="module")
 def run(server: stub.Stub, runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[bytes]]:
     """Number of writes and syncs of a run that nothing happens to, and its output."""
     crash = Crash(tmp_path_factory.mktemp("whole") / "run", server, runner)
