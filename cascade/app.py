@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import binding, engine, prices, prompts, records, telemetry, verifiers
+from cascade import binding, engine, prices, prompts, records, telemetry, tools, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.lease import once
 from cascade.around.limit import limited
@@ -132,6 +132,8 @@ class Cascade:
         else is told by the outcome's `status`.
         """
         rungs = self._serving() if schema is None else self._with(schema)
+        if rungs.policy.prompt is None and tools.wanted(inputs):
+            rungs = _for_tools(rungs, inputs)
         if telemetry.active is None:
             outcome = await self._request(rungs, inputs, id)
         else:
@@ -177,6 +179,8 @@ class Cascade:
         The outcome has mode "record"; what is served is the last tier's answer. Raises as `arun` does.
         """
         _canonical(inputs)
+        if self.policy.prompt is None and tools.wanted(inputs):
+            raise InputError("tools: what calibrate learns from are answers, so requests with tools are not recorded")
         ladder = self._wiring().ladder(self._rungs)
         if telemetry.active is None:
             return await engine.record(ladder, inputs, id=id)
@@ -426,6 +430,23 @@ class _Rungs:
         self.digests = {tier.name: _tier_digest(policy, tier) for tier in policy.tiers}
         self.prompt = _prompt_digest(policy)
 
+    @functools.cached_property
+    def tooled(self) -> _Rungs:
+        """The same for requests that bring tools."""
+        from cascade.policy.caller import with_tools
+
+        return _Rungs(with_tools(self.policy))
+
+
+def _for_tools(rungs: _Rungs, inputs: Mapping[str, Json]) -> _Rungs:
+    """Those that answer a request with tools. Raises InputError."""
+    from cascade.verifiers.tools import problem
+
+    offered = tools.offered(inputs)
+    if offered is not None and (wrong := problem(offered)):
+        raise InputError(wrong)
+    return rungs.tooled
+
 
 class _Wiring:
     """The stack of one event loop: single_flight(limited(retrying(breaker(provider)))), one provider a name."""
@@ -477,7 +498,7 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(len(m.content.encode()) + 16 for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
+        size = sum(m.size + 16 for m in call.messages) + sum(len(orjson.dumps(one.json)) for one in (call.schema, call.tools) if one)
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)

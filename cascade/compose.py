@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from cascade import partial, shipped
-from cascade.decide import answered, verdicts
+import orjson
+
+from cascade import partial, shipped, tools
+from cascade.conversation import added, turns
+from cascade.decide import answered, calls_tools, verdicts
 from cascade.errors import InputError
 from cascade.prompts import render
 from cascade.reading import said, whole_text
-from cascade.types import Call, Event, Json, Message, Policy, Template, Tier, Tried
+from cascade.types import Call, Document, Event, Json, Message, Policy, Template, Text, Tier, ToolCall, ToolResult, Tried
 
-ROLES = ("system", "user", "assistant")
 TRUNCATED = "the answer was cut off before its end: answer more briefly"
 
 
@@ -24,25 +26,17 @@ def prompt(policy: Policy, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     return (Message("system", render(policy.system, variables)), *asked) if policy.system else asked
 
 
+def offered(policy: Policy, inputs: Mapping[str, Json]) -> Document | None:
+    """The tools that the caller lets a model call; None where there are none. Raises InputError."""
+    return None if policy.prompt is not None else tools.offered(inputs)
+
+
 def _given(inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     """The input `messages`. Raises InputError when they are no conversation that waits for an answer."""
-    given = inputs.get("messages")
-    if not isinstance(given, list) or not given:
+    if "messages" not in inputs:
         names = ", ".join(inputs) or "nothing"
         raise InputError(f"this policy's prompt is the input messages, a list of {{role, content}}; the inputs have: {names}")
-    found = []
-    for i, message in enumerate(given):
-        if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-            raise InputError(f"messages[{i}]: must have role and content, and nothing else")
-        role, content = message["role"], message["content"]
-        if role not in ROLES:
-            raise InputError(f"messages[{i}].role: must be one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise InputError(f"messages[{i}].content: must be text")
-        found.append(Message(role, content))
-    if found[-1].role != "user":
-        raise InputError(f"messages[{len(found) - 1}].role: the last message is the user's")
-    return tuple(found)
+    return turns(inputs["messages"])
 
 
 def carried(policy: Policy, messages: tuple[Message, ...], tier: Tier, trail: Sequence[Event]) -> tuple[Message, ...]:
@@ -54,7 +48,7 @@ def carried(policy: Policy, messages: tuple[Message, ...], tier: Tier, trail: Se
     if not errors:
         return messages
     draft = whole_text(policy, trail, at) if tier.carry == "draft" else None
-    return _noted(messages, render(_shipped("carry.j2"), {"errors": errors, "draft": draft}))
+    return added(messages, render(_shipped("carry.j2"), {"errors": errors, "draft": draft}).strip())
 
 
 def only(policy: Policy, call: Call, tier: Tier, trail: Sequence[Event], part: tuple[str, ...]) -> Call:
@@ -65,12 +59,7 @@ def only(policy: Policy, call: Call, tier: Tier, trail: Sequence[Event], part: t
     agreed, refused = partial.apart(said(policy, trail, at).read.value, part)
     told = {"agreed": agreed, "fields": part, "errors": complaints(trail, at) if tier.carry != "nothing" else [],
             "draft": refused if tier.carry == "draft" else None}  # fmt: skip
-    return replace(call, messages=_noted(call.messages, render(_shipped("partial.j2"), told)), schema=partial.cut(policy.schema, part))
-
-
-def _noted(messages: tuple[Message, ...], note: str) -> tuple[Message, ...]:
-    role, content = messages[-1]
-    return (*messages[:-1], Message(role, f"{content}\n\n{note.strip()}"))
+    return replace(call, messages=added(call.messages, render(_shipped("partial.j2"), told).strip()), schema=partial.cut(policy.schema, part))
 
 
 def repaired(messages: tuple[Message, ...], trail: Sequence[Event]) -> tuple[Message, ...]:
@@ -80,8 +69,18 @@ def repaired(messages: tuple[Message, ...], trail: Sequence[Event]) -> tuple[Mes
     draft = trail[at]
     assert isinstance(draft, Tried)
     note = render(_shipped("repair.j2"), {"errors": complaints(trail, at)})
+    if calls_tools(draft):
+        return (*messages, *_uncalled(draft.text, note))
     # Anthropic refuses an assistant turn with no text
     return (*messages, Message("assistant", draft.text if draft.text.strip() else "(empty)"), Message("user", note))
+
+
+def _uncalled(text: str, note: str) -> tuple[Message, Message]:
+    """The draft that calls tools, and for each call the result that it was not made, the first one with the note on why."""
+    calls, said = tools.called(text)
+    made = [ToolCall(f"draft_{i}", call["name"], orjson.dumps(call["arguments"]).decode()) for i, call in enumerate(calls)]
+    results = [ToolResult(call.id, (Text(note if i == 0 else "This was not called either."),), True) for i, call in enumerate(made)]
+    return Message("assistant", (*((Text(said),) if said else ()), *made)), Message("user", tuple(results))
 
 
 def complaints(trail: Sequence[Event], at: int) -> list[str]:

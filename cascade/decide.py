@@ -9,7 +9,7 @@ from typing import assert_never
 
 from cascade import partial
 from cascade.reading import said
-from cascade.types import Check, Checked, Compared, Event, Failed, Finish, Policy, Repair, Skipped, Step, Tier, Tried, Try
+from cascade.types import WHOLE, Check, Checked, Compared, Event, Failed, Finish, Gate, Policy, Repair, Skipped, Step, Tier, Tried, Try
 
 STOPPING = frozenset({"budget", "run_budget", "deadline", "configuration"})
 """Kinds of Failed after which no further tier is asked: a dearer model would not help."""
@@ -41,21 +41,22 @@ def _after_answer(policy: Policy, trail: Sequence[Event], tried: Tried) -> Step:
         return Finish("refused", None, tried.finish) if policy.outcomes.refusal == "stop" else _climb(policy, trail, tried.tier)
     if tried.finish == "length":
         return Finish("failed", None, "truncated") if policy.outcomes.truncated == "stop" else _climb(policy, trail, tried.tier)
-    gates = policy.tier(tried.tier).gates
+    gates = looking(policy.tier(tried.tier), tried)
     return Check(tried.tier, gates[0].name) if gates else Finish("accepted", answered(trail))
 
 
 def _after_check(policy: Policy, trail: Sequence[Event], checked: Checked) -> Step:
     """Passed (or only advisory): the next gate, or accepted, at the last one or at a score that is enough for that. Not passed: the whole
     if only a part was asked, a repair while it may help, else climb."""
-    tier = policy.tier(checked.tier)
-    at = next(i for i, gate in enumerate(tier.gates) if gate.name == checked.gate)
-    if checked.passed or tier.gates[at].advisory:
-        done = at + 1 == len(tier.gates) or tier.gates[at].accepts(checked.score)
-        return Finish("accepted", answered(trail)) if done else Check(tier.name, tier.gates[at + 1].name)
+    tier, answer = policy.tier(checked.tier), answered(trail)
+    gates = looking(tier, None if answer is None else trail[answer])
+    at = next(i for i, gate in enumerate(gates) if gate.name == checked.gate)
+    if checked.passed or gates[at].advisory:
+        done = at + 1 == len(gates) or gates[at].accepts(checked.score)
+        return Finish("accepted", answer) if done else Check(tier.name, gates[at + 1].name)
     if partial_tier(trail) == tier.name:
         return Try(tier.name)  # what is wrong may stand in what it was not asked for
-    if may_repair(trail, tier, at, checked):
+    if may_repair(trail, tier, gates[at], checked):
         return Repair(tier.name, repairs_of(trail, tier.name) + 1)
     return _climb(policy, trail, tier.name)
 
@@ -68,7 +69,7 @@ def _climb(policy: Policy, trail: Sequence[Event], name: str) -> Step:
 def disputed(policy: Policy, trail: Sequence[Event], tier: Tier) -> tuple[str, ...]:
     """The fields that are all this tier is asked for; () for a whole answer. Every gate that the last answer failed has to name fields."""
     at = answered(trail)
-    if tier.escalate != "partial" or not tier.gates or policy.schema is None or at is None:
+    if tier.escalate != "partial" or not tier.gates or policy.schema is None or at is None or calls_tools(trail[at]):
         return ()
     failing = [checked for checked in verdicts(trail, at) if not checked.passed]
     if not failing or not all(checked.fields for checked in failing):
@@ -78,7 +79,7 @@ def disputed(policy: Policy, trail: Sequence[Event], tier: Tier) -> tuple[str, .
 
 def exhausted(policy: Policy, trail: Sequence[Event], why: str) -> Finish:
     """No tier is left to ask: the best answer is served as flagged, unless there is none or the policy wants an error."""
-    usable = [i for i, e in enumerate(trail) if isinstance(e, Tried) and e.gate is None and e.finish in ("stop", "length")]
+    usable = [i for i, e in enumerate(trail) if isinstance(e, Tried) and e.gate is None and e.finish in (*WHOLE, "length")]
     if not usable:
         return _without_answer(trail, why)
     if why == "configuration" or policy.outcomes.exhausted == "error":
@@ -138,9 +139,9 @@ def standing(policy: Policy, trail: Sequence[Event], answer: int) -> float:
     """How far an answer got through its tier's gates, 0 to 1; a truncated answer stands below all others (-1)."""
     tried = trail[answer]
     assert isinstance(tried, Tried)
-    if tried.finish != "stop":
+    if tried.finish not in WHOLE:
         return -1.0
-    gates = policy.tier(tried.tier).gates
+    gates = looking(policy.tier(tried.tier), tried)
     return sum(c.passed for c in verdicts(trail, answer)) / len(gates) if gates else 1.0
 
 
@@ -149,9 +150,22 @@ def repairs_of(trail: Sequence[Event], tier: str) -> int:
     return sum(isinstance(e, Tried) and e.gate is None and e.tier == tier and e.repair > 0 for e in trail)
 
 
-def may_repair(trail: Sequence[Event], tier: Tier, at: int, checked: Checked) -> bool:
-    """Whether what the gate with that index found may be mended by the same tier, and a repair is left."""
-    return tier.gates[at].repairable and checked.score is not None and repairs_of(trail, tier.name) < tier.repair
+def calls_tools(event: Event) -> bool:
+    """Whether it is an answer that calls tools: a step on the way to one."""
+    return isinstance(event, Tried) and event.finish == "tool_calls"
+
+
+def looking(tier: Tier, answer: Event | None) -> Sequence[Gate]:
+    """The tier's gates that look at this answer, in order. Where tools are called, the rules of the task (a schema, checks) have nothing to
+    look at yet: those that ask models do, and `tools`."""
+    if answer is None or not calls_tools(answer):
+        return tier.gates
+    return [gate for gate in tier.gates if gate.asks or gate.kind == "tools"]
+
+
+def may_repair(trail: Sequence[Event], tier: Tier, gate: Gate, checked: Checked) -> bool:
+    """Whether what that gate found may be mended by the same tier, and a repair is left."""
+    return gate.repairable and checked.score is not None and repairs_of(trail, tier.name) < tier.repair
 
 
 def next_tier(policy: Policy, name: str) -> Tier | None:

@@ -17,8 +17,9 @@ from cascade.explore import explore
 from cascade.extract import Extracted
 from cascade.grade import Grader
 from cascade.outcome import Outcome
-from cascade.reading import said
+from cascade.reading import of_answer, said
 from cascade.types import (
+    WHOLE,
     Answer,
     Ask,
     Call,
@@ -124,11 +125,11 @@ async def audit(ladder: Ladder, inputs: Mapping[str, Json], outcome: Outcome) ->
     assert outcome.tier is not None, "only what a tier answered is audited"
     policy, last = ladder.policy, ladder.policy.tiers[-1]
     climb = _Climb(ladder, inputs, outcome.trail)
-    call = Call(last.model, climb.messages, policy.schema, ladder.params[last.name], 0, last.timeout)
+    call = climb.asking(last)
     event, _ = await climb._ask(call, policy.tier(outcome.tier), AUDIT)
     event = replace(event, gate=AUDIT)  # a configuration error has no gate, because it stops a ladder; this one is at its end
     trail: list[Event] = [*outcome.trail, event]
-    theirs = ladder.read(event.text) if isinstance(event, Tried) and event.finish == "stop" else None
+    theirs = of_answer(event, ladder.read) if isinstance(event, Tried) and event.finish in WHOLE else None
     if theirs is not None and theirs.problem is None:
         trail += _compared(ladder, outcome.tier, outcome.output, theirs.value)
     return replace(outcome, trail=tuple(trail), cost_usd=spent(trail), unpriced=unpriced(trail),
@@ -144,9 +145,9 @@ def comparisons(ladder: Ladder, trail: Sequence[Event]) -> list[Compared]:
     values: dict[str, Json] = {}
     for event in trail:
         if isinstance(event, Tried) and event.gate is None:
-            read = ladder.read(event.text)
+            read = of_answer(event, ladder.read)
             values.pop(event.tier, None)
-            if event.finish == "stop" and read.problem is None:
+            if event.finish in WHOLE and read.problem is None:
                 values[event.tier] = read.value
     *lower, last = (tier.name for tier in ladder.policy.tiers)
     if last not in values:
@@ -186,6 +187,7 @@ class _Climb:
         self.inputs = inputs
         self.trail: list[Event] = list(seed)
         self.messages: tuple[Message, ...] = compose.prompt(ladder.policy, inputs)
+        self.tools = compose.offered(ladder.policy, inputs)
         self.tier = ladder.policy.tiers[0]
         self.call: Call | None = None  # the tier's first call, without repairs: what samples and votes repeat
         self.asked: Call | None = None  # the call in flight
@@ -254,7 +256,7 @@ class _Climb:
         await self._collect()
         tier = self.tier = self.policy.tier(step.tier)
         messages = self.messages if self.exploring else compose.carried(self.policy, self.messages, tier, self.trail)
-        call = Call(tier.model, messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+        call = self.asking(tier, messages)
         if partial_tier(self.trail) != tier.name:  # else the whole follows a part, and the same votes hold
             self.call = call
             self._ask_early(tier, call)
@@ -276,8 +278,12 @@ class _Climb:
     def _base_call(self, tier: Tier) -> Call:
         """The tier's first call for a whole answer; made anew where a request goes on from a trail."""
         if self.call is None:
-            self.call = Call(tier.model, self.messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout)
+            self.call = self.asking(tier)
         return self.call
+
+    def asking(self, tier: Tier, messages: tuple[Message, ...] | None = None) -> Call:
+        """The call of the bare prompt, or of these messages."""
+        return Call(tier.model, messages or self.messages, self.policy.schema, self.ladder.params[tier.name], 0, tier.timeout, self.tools)
 
     async def _answer(self, call: Call, tier: Tier, repair: int, part: tuple[str, ...] = ()) -> None:
         self.case = None
@@ -382,11 +388,13 @@ class _Climb:
     def _case(self, tier: Tier) -> Case:
         at = answered(self.trail)
         assert at is not None, "a check follows an answer"
+        tried = self.trail[at]
+        assert isinstance(tried, Tried)
         text, read = said(self.policy, self.trail, at, self.ladder.read)
         self.values[at] = read.value
         self.size = _grader(self.ladder).size(read.value)
         self.case = Case(self.inputs, text, read.value, self._base_call(tier), self.policy.schema, self.policy.compare,
-                         read.problem, read.notes)
+                         read.problem, read.notes, finish=tried.finish)
         return self.case
 
     def _with_signals(self, case: Case, enough: float | None) -> Case:
@@ -405,6 +413,6 @@ def _why(finish: Finish, trail: Sequence[Event]) -> str:
             return f"{finish.error}: {event.reason}" if event.error == finish.error else f"{finish.error}: {event.error}: {event.reason}"
         if isinstance(event, Checked) and not event.passed:
             return f"{finish.error}: {event.tier}: {event.reason or event.gate}"
-        if isinstance(event, Tried) and event.gate is None and event.finish != "stop":
+        if isinstance(event, Tried) and event.gate is None and event.finish not in WHOLE:
             return f"{finish.error}: {event.tier}: {'the answer was cut off' if event.finish == 'length' else event.finish}"
     return finish.error or finish.status

@@ -52,11 +52,11 @@ def _read(text: str) -> Extracted:
     """The value of a text that is JSON as a whole, but for raw control characters inside strings: there they mean only themselves.
     ValueError when it is not."""
     try:
-        return Extracted(_parse(text))
+        return Extracted(parse(text))
     except ValueError as err:
         if not str(err).startswith("control character"):
             raise
-    return Extracted(_parse(_STRING.sub(_escaped, text)), None, ("control",))
+    return Extracted(parse(_STRING.sub(_escaped, text)), None, ("control",))
 
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -67,7 +67,7 @@ def _escaped(string: re.Match[str]) -> str:
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", string[0])
 
 
-def _parse(text: str) -> Json:
+def parse(text: str) -> Json:
     """Strict JSON of a whole text. ValueError for NaN, infinity, duplicate keys, lone surrogates, too deep a nest."""
     try:
         raw = text.encode()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from cascade import partial, projection
+from cascade import partial, projection, tools
 from cascade.extract import Extracted, extract
 from cascade.types import Event, Json, Policy, Tried
 
@@ -36,6 +36,11 @@ def _reader(schema: Json) -> Read:
     return read
 
 
+def of_answer(tried: Tried, read: Read) -> Extracted:
+    """What a whole answer says: the tools that it calls, or its text as the policy reads it."""
+    return Extracted(tools.value(tried.text)) if tried.finish == "tool_calls" else read(tried.text)
+
+
 class Said(NamedTuple):
     """What an answer comes to: its whole `text`, and that read. The answer to a part is merged into what was kept; when the part cannot
     be read there is a problem, and the text is the part's."""
@@ -49,7 +54,7 @@ def said(policy: Policy, trail: Sequence[Event], at: int, read: Read | None = No
     tried = trail[at]
     assert isinstance(tried, Tried)
     if not tried.part:
-        return Said(tried.text, (read or reader(policy))(tried.text))
+        return Said(tried.text, of_answer(tried, read or reader(policy)))
     found = _part(policy, tried)
     if found.problem is not None:
         return Said(tried.text, found)

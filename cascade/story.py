@@ -41,7 +41,7 @@ def _asked(event: Tried | Failed) -> tuple[str, str, str, str, str, str]:
     why = f"after {len(event.retries)} retries" if event.retries else ""
     if isinstance(event, Failed):
         return event.tier, what, event.error, dollars(event.cost_usd), f"{event.seconds:.3f}", one_line(event.reason)
-    result = {"stop": "answered", "length": "cut off", "refusal": "refused", "filter": "filtered"}[event.finish]
+    result = {"stop": "answered", "tool_calls": "calls tools", "length": "cut off", "refusal": "refused", "filter": "filtered"}[event.finish]
     if event.part:
         why = one_line(f"only {', '.join(event.part)}{f'; {why}' if why else ''}")
     return event.tier, what, "cached" if event.cached else result, dollars(event.cost_usd), f"{event.seconds:.3f}", why

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from cascade.outcome import Outcome
-from cascade.types import Checked, Compared, Failed, Skipped, Tried
+from cascade.types import WHOLE, Checked, Compared, Failed, Skipped, Tried
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Tally:
                 failed.pop(tier.name, None)
                 if isinstance(event, Failed):
                     failed[tier.name] = event.error
-                elif event.finish != "stop":
+                elif event.finish not in WHOLE:
                     failed[tier.name] = {"length": "truncated", "refusal": "refusal", "filter": "filter"}[event.finish]
             if not (isinstance(event, Tried) and event.cached):
                 tier.calls += 1

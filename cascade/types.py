@@ -13,8 +13,12 @@ import orjson
 Json: TypeAlias = Any
 """A JSON value: None, bool, int, float, str, list or dict of these."""
 
-FinishReason = Literal["stop", "length", "refusal", "filter"]
-"""Why a model stopped. `length` is a truncated answer, `filter` the provider's content filter."""
+FinishReason = Literal["stop", "tool_calls", "length", "refusal", "filter"]
+"""Why a model stopped. `tool_calls`: it calls tools, and its text is these calls, see tools.py. `length` is a truncated answer, `filter` the
+provider's content filter."""
+
+WHOLE: tuple[FinishReason, ...] = ("stop", "tool_calls")
+"""How a whole answer ends."""
 
 Mode = Literal["record", "shadow", "audit"]
 """Why a request asked more than its ladder needed; None for an ordinary one."""
@@ -66,11 +70,69 @@ NO_PARAMS = Document({})
 # ---------------------------------------------------------------- asking a model
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A part of a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture: an https or data URL, and how closely it is to be looked at, where the caller says so (OpenAI's low, high, auto)."""
+
+    url: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model called, in an assistant's turn; `arguments` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the call of that `id` gave, in a user's turn; `error`: it went wrong."""
+
+    id: str
+    content: tuple[Text | Image, ...]
+    error: bool = False
+
+
+Part: TypeAlias = Text | Image | ToolCall | ToolResult
+IMAGE_TOKENS = 5_000
+"""More than a picture costs at any provider we price."""
+
+
 class Message(NamedTuple):
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation; `role` is system, user or assistant. `content` is text, or parts where there is more than text."""
 
     role: str
-    content: str
+    content: str | tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text of it."""
+        return self.content if isinstance(self.content, str) else "\n\n".join(part.text for part in self.content if isinstance(part, Text))
+
+    @property
+    def size(self) -> int:
+        """More than the tokens that it can be: a token is at least one byte."""
+        return len(self.content.encode("utf-8", "surrogatepass")) if isinstance(self.content, str) else sum(map(_size, self.content))
+
+
+def _size(part: Part) -> int:
+    if isinstance(part, Text):
+        return len(part.text.encode("utf-8", "surrogatepass"))
+    if isinstance(part, Image):
+        return IMAGE_TOKENS
+    if isinstance(part, ToolCall):
+        return len(part.name) + len(part.arguments.encode("utf-8", "surrogatepass")) + 64
+    return sum(map(_size, part.content)) + 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +141,7 @@ class Call:
 
     `model` is `provider/model`. `params` holds what the provider takes beside messages and schema (always `max_tokens`).
     `sample` tells n draws of the same call apart. `timeout` is the call's total deadline in seconds, not part of its identity.
+    `tools` are those that the model may call, as `tools.offered` gives them.
     """
 
     model: str
@@ -87,12 +150,14 @@ class Call:
     params: Document = NO_PARAMS
     sample: int = 0
     timeout: float | None = field(default=None, compare=False)
+    tools: Document | None = None
 
     @property
     def digest(self) -> str:
         """The sha256 hex digest of everything that goes upstream."""
         schema = self.schema.digest if self.schema else None
-        return digest([self.model, [list(message) for message in self.messages], schema, self.params.digest, self.sample])
+        parts = [self.model, [list(message) for message in self.messages], schema, self.params.digest, self.sample]
+        return digest(parts if self.tools is None else [*parts, self.tools.digest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +208,8 @@ Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a verifier sees: the answer `text`, its JSON `value` (None with `problem` set when none could be read), the request's
-    `inputs`, the `call` that asks for a whole answer, and the policy's `schema` and `compare` (dotted field -> comparator options).
+    """What a verifier sees: the answer `text`, how it ended (`finish`: where it calls tools, these are its value), its JSON `value` (None
+    with `problem` set when none could be read), the request's `inputs`, the `call` that asks for a whole answer, and the policy's `schema` and `compare` (dotted field -> comparator options).
     `notes` say what extraction had to do (e.g. "fence", "prose"). `signals` are the answer's own and those of the gates before this
     one, named as in `signals.gather`. `enough` is the score that passes, where nobody asks how far above or below it the answer lies: a
     verifier may stop asking when that is decided. None: all is asked, for a recording or a gate that only advises."""
@@ -159,6 +224,7 @@ class Case:
     notes: tuple[str, ...] = ()
     signals: Mapping[str, float] = NOTHING
     enough: float | None = None
+    finish: FinishReason = "stop"
 
 
 @dataclass(frozen=True, slots=True)

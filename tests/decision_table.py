@@ -41,6 +41,7 @@ MIDDLE = Tier("middle", "p/m", (SCHEMA, JUDGE))
 BIG = Tier("big", "p/b", (SCHEMA,))
 TRUST = Tier("trust", "p/t")
 SURE = Tier("sure", "p/q", (SCHEMA, replace(JUDGE, accept_at=0.9), Gate("second", "judge", 0.5)))
+TOOLED = Tier("tooled", "p/t", (SCHEMA, Gate("tools", "tools", repairable=True), replace(JUDGE, asks=True)), repair=1, escalate="partial")
 WEIGHED = Tier("weighed", "p/w", (SCHEMA, replace(JUDGE, advisory=True), Gate("calibrated", "calibrated", 0.7)))
 
 
@@ -84,7 +85,18 @@ FIRST = said(S, '{"a": "x", "b": "y", "c": ["z"], "d": "w"}')
 A_PART = [FIRST, disputes(S, "/b"), said(M, '{"b": "Y"}', "/b")]
 A_PART_FAILED = [*A_PART, disputes(M, "/a")]
 
+CALLS = tried("tooled", "tool_calls")
+
 TABLE = [
+    Case("calls of tools are not held against a schema", policy(TOOLED, BIG), [CALLS], Check("tooled", "tools")),
+    Case("calls that are wrong are repaired", policy(TOOLED, BIG), [CALLS, no("tooled", "tools")], Repair("tooled", 1)),
+    Case("what asks models looks at calls of tools, too", policy(TOOLED, BIG), [CALLS, ok("tooled", "tools")], Check("tooled", "judge")),
+    Case("calls of tools are accepted", policy(TOOLED, BIG), [CALLS, ok("tooled", "tools"), ok("tooled", "judge")], Finish("accepted", 0)),
+    Case("without a gate that looks at them, too", policy(BIG), [tried(B, "tool_calls")], Finish("accepted", 0)),
+    Case("calls of tools are not asked for in part", replace(policy(replace(TOOLED, repair=0), replace(BIG, escalate="partial")), schema=FIELDS),
+         [said("tooled", '{"tool_calls": [], "a": 1, "b": 2}', finish="tool_calls"), disputes("tooled", "/b", gate="judge")], Try(B)),
+    Case("calls of tools are better than what was cut off", policy(BIG, TRUST), [tried(B, "tool_calls"), tried("trust", "length")],
+         Finish("flagged", 0, "exhausted")),
     Case("a request begins at the first tier", P, [], Try(S)),
     Case("an answer goes to its tier's first gate", P, [tried(S)], Check(S, "schema")),
     Case("a passed gate leads to the next gate", P, [tried(S), ok(S)], Check(S, "judge")),

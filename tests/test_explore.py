@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from decision_table import BIG, MIDDLE, SMALL, TRUST, WEIGHED, B, Case, M, P, S, failed, no, ok, policy, tried
+from decision_table import BIG, MIDDLE, SMALL, TOOLED, TRUST, WEIGHED, B, Case, M, P, S, failed, no, ok, policy, tried
 
 from cascade import explore as module
 from cascade.explore import explore
@@ -43,6 +43,8 @@ TABLE = [
     Case("an advisory gate flags nothing", WEIGHED_LAST, [*LOW, tried("weighed"), ok("weighed"), no("weighed", "judge"), ok("weighed", "calibrated")],
          Finish("accepted", 3)),
     Case("a last tier without gates is accepted", policy(SMALL, TRUST), [*LOW, tried("trust")], Finish("accepted", 3)),
+    Case("calls of tools go to the gates that look at them", policy(TOOLED, BIG), [tried("tooled", "tool_calls")], Check("tooled", "tools")),
+    Case("where the last tier calls tools they are served", policy(SMALL, TRUST), [*LOW, tried("trust", "tool_calls")], Finish("accepted", 3)),
     Case("refused by the last tier is refused", TWO, [*LOW, tried(B, "refusal")], Finish("refused", None, "refusal")),
     Case("filtered by the last tier is refused", TWO, [*LOW, tried(B, "filter")], Finish("refused", None, "filter")),
     Case("cut off at the last tier is flagged", TWO, [*LOW, tried(B, "length")], Finish("flagged", 3, "truncated")),
@@ -65,18 +67,21 @@ MUTANTS = [
     ("starts at the last tier", "return Try(policy.tiers[0].name)", "return Try(policy.tiers[-1].name)"),
     ("an empty purse leads on", "last.error in STOPPING", "False"),
     ("every failure ends it", "last.error in STOPPING", "True"),
-    ("never repairs", "if not last.passed and may_repair(trail, tier, at, last):", "if False:"),
+    ("never repairs", "if not last.passed and may_repair(trail, tier, gates[at], last):", "if False:"),
     ("repairs what passed", "if not last.passed and may_repair", "if may_repair"),
     ("counts repairs one short", "repairs_of(trail, tier.name) + 1)", "repairs_of(trail, tier.name))"),
-    ("leaves out the last gate", "if at + 1 < len(tier.gates):", "if at + 2 < len(tier.gates):"),
-    ("stops at a failed gate", "if at + 1 < len(tier.gates):", "if last.passed and at + 1 < len(tier.gates):"),
-    ("checks what was cut off", 'last.finish == "stop" and tier.gates', "tier.gates"),
-    ("begins with the last gate", "return Check(tier.name, tier.gates[0].name)", "return Check(tier.name, tier.gates[-1].name)"),
+    ("leaves out the last gate", "if at + 1 < len(gates):", "if at + 2 < len(gates):"),
+    ("stops at a failed gate", "if at + 1 < len(gates):", "if last.passed and at + 1 < len(gates):"),
+    ("checks what was cut off", "last.finish in WHOLE and gates", "gates"),
+    ("rules of the task look at calls of tools", "gates = looking(tier, None if answer is None else trail[answer])", "gates = tier.gates"),
+    ("calls of tools are not looked at", "last.finish in WHOLE and gates", 'last.finish == "stop" and gates'),
+    ("a call of tools by the last tier is truncated", "last.finish not in WHOLE", 'last.finish != "stop"'),
+    ("begins with the last gate", "return Check(tier.name, gates[0].name)", "return Check(tier.name, gates[-1].name)"),
     ("ends after the first tier", "return Try(above.name) if above else", "return Try(above.name) if False else"),
     ("serves a refusal", 'last.finish in ("refusal", "filter")', "False"),
     ("a filter is no refusal", '("refusal", "filter")', '("refusal",)'),
     ("serves a cheap answer as accepted", 'isinstance(last, Failed | Skipped)', "isinstance(last, Skipped)"),
-    ("a truncated answer is accepted", 'if isinstance(last, Tried) and last.finish != "stop":', "if False:"),
+    ("a truncated answer is accepted", "if isinstance(last, Tried) and last.finish not in WHOLE:", "if False:"),
     ("nothing is flagged", "stood = all(", "stood = True or all("),
     ("one gate passed is enough", "stood = all(", "stood = any("),
     ("advisory gates flag", "c.passed or _advisory(policy, c)", "c.passed"),

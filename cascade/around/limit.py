@@ -119,4 +119,4 @@ def limited(ask: Ask, provider: Provider, *, clock: Clock = time.monotonic, slee
 
 def _tokens(call: Call) -> int:
     most = call.params.json.get("max_tokens") or 0
-    return sum(len(m.content) for m in call.messages) // 4 + int(most)
+    return sum(m.size for m in call.messages) // 4 + int(most)

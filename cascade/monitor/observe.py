@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cascade.decide import verdicts
 from cascade.outcome import Outcome
-from cascade.types import Compared, Event, Failed, Policy, Tier, Tried
+from cascade.types import WHOLE, Compared, Event, Failed, Policy, Tier, Tried
 
 DIFFERS = "differs"
 """Whether what is served differs from the last tier's answer, over all requests: those that climbed to it never do."""
@@ -61,7 +61,7 @@ def walk(policy: Policy, trail: Sequence[Event], compared: Sequence[Compared]) -
 
 
 def _whole(event: Event) -> bool:
-    return isinstance(event, Tried) and event.finish == "stop"
+    return isinstance(event, Tried) and event.finish in WHOLE
 
 
 def _answer(trail: Sequence[Event], tier: str) -> int | None:

@@ -1,4 +1,4 @@
-"""A policy with the schema that one request brings, where the policy lets its callers do that."""
+"""A policy with what one request brings: a schema, where the policy lets its callers do that, and tools."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cascade.errors import InputError
 from cascade.policy.load import policy_digest, schema_gate
-from cascade.types import NOTHING, Document, Json, Policy
+from cascade.types import NOTHING, Document, Gate, Json, Policy
 from cascade.verifiers.schema import check_schema
 
 
@@ -23,3 +23,15 @@ def with_schema(policy: Policy, schema: Json) -> Policy:
     tiers = tuple(replace(tier, gates=(schema_gate(), *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers)
     made = replace(policy, schema=Document(schema), compare=NOTHING, tiers=tiers)
     return replace(made, digest=policy_digest(made))
+
+
+TOOLS = Gate("tools", "tools", repairable=True)
+
+
+def with_tools(policy: Policy) -> Policy:
+    """The policy for requests that bring tools: each tier's answer has to call them as they are. The tools are an input, so the digest is
+    the same. Raises InputError for a certified policy, whose certificate has not seen any."""
+    if policy.watch is not None:
+        raise InputError(f"the policy {policy.name} has thresholds that were learned from answers: it takes no tools")
+    unlooked = [tier.name for tier in policy.tiers if not any(gate.kind == "tools" for gate in tier.gates)]
+    return replace(policy, tiers=tuple(replace(tier, gates=(TOOLS, *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers))

@@ -102,6 +102,7 @@ class CapabilitiesPart(Part):
     logprobs: bool | None = Field(None, description="It gives token probabilities.")
     deterministic: bool | None = Field(None, description="Equal calls get equal answers, so that samples tell nothing.")
     batch: bool | None = Field(None, description="It has a Batch API (kinds openai and anthropic), for cascade run --engine batch.")
+    tool_choice: bool | None = Field(None, description="It can be made to call a tool; where not, it is told to in words.")
     schema_: SchemaWord = Field(None, alias="schema", description="How it takes a JSON Schema: strict (a subset is enforced), full "
                                 "(as it is), object (JSON mode), none (in the prompt); true, false.")
 

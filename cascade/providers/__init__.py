@@ -51,7 +51,7 @@ class Adapter(Protocol):
 class Capabilities:
     """What a model takes. `sampling`: temperature and top_p; `seed`: a seed a sample; `logprobs`: token probabilities;
     `deterministic`: equal calls give equal answers with these params, so that samples of one call tell nothing; `batch`: the provider
-    has a Batch API."""
+    has a Batch API; `tool_choice`: a tool can be forced."""
 
     sampling: bool = False
     seed: bool = False
@@ -59,6 +59,7 @@ class Capabilities:
     schema: SchemaMode = "strict"
     deterministic: bool = False
     batch: bool = False
+    tool_choice: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class Kind:
 _OPENAI = "cascade.providers.openai"
 _ANTHROPIC = "cascade.providers.anthropic"
 _GUIDED = Capabilities(sampling=True, seed=True, logprobs=True, schema="full")
+_LOCAL = replace(_GUIDED, tool_choice=False)
+_CLAUDE = Capabilities(tool_choice=False)
 _JSON_MODE = Capabilities(sampling=True, logprobs=True, schema="object")
 _HOSTED = Capabilities(sampling=True, seed=True, schema="strict")
 
@@ -98,13 +101,14 @@ def _compatible(
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "openai": Kind(_OPENAI, None, "OPENAI_API_KEY", prices="openai", options=("api", "headers"), batches=f"{_OPENAI}_batch"),
-        "anthropic": Kind(_ANTHROPIC, None, "ANTHROPIC_API_KEY", prices="anthropic", options=("headers",), batches=f"{_ANTHROPIC}_batch"),
+        "anthropic": Kind(_ANTHROPIC, None, "ANTHROPIC_API_KEY", _CLAUDE, prices="anthropic", options=("headers",),
+                          batches=f"{_ANTHROPIC}_batch"),
         "azure": Kind(
             _OPENAI, None, "AZURE_OPENAI_API_KEY", prices="azure", options=("api", "api_version", "headers")
         ),
-        "bedrock": Kind(_ANTHROPIC, None, None, prices="aws", options=("region", "profile", "headers")),
-        "vertex": Kind(_ANTHROPIC, None, None, prices="google", options=("region", "project", "headers")),
-        "foundry": Kind(_ANTHROPIC, None, "ANTHROPIC_FOUNDRY_API_KEY", prices="azure", options=("resource", "headers")),
+        "bedrock": Kind(_ANTHROPIC, None, None, _CLAUDE, prices="aws", options=("region", "profile", "headers")),
+        "vertex": Kind(_ANTHROPIC, None, None, _CLAUDE, prices="google", options=("region", "project", "headers")),
+        "foundry": Kind(_ANTHROPIC, None, "ANTHROPIC_FOUNDRY_API_KEY", _CLAUDE, prices="azure", options=("resource", "headers")),
         "gemini": _compatible("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "google"),
         "groq": _compatible("https://api.groq.com/openai/v1", "GROQ_API_KEY", "groq"),
         "mistral": _compatible("https://api.mistral.ai/v1", "MISTRAL_API_KEY", "mistral", replace(_HOSTED, seed=False)),
@@ -115,9 +119,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", "fireworks", replace(_GUIDED, logprobs=False)
         ),
         "xai": _compatible("https://api.x.ai/v1", "XAI_API_KEY", "x-ai"),
-        "ollama": _compatible("http://127.0.0.1:11434/v1", None, None, _GUIDED),
+        "ollama": _compatible("http://127.0.0.1:11434/v1", None, None, _LOCAL),
         "vllm": _compatible("http://127.0.0.1:8000/v1", None, None, _GUIDED),
-        "llamacpp": _compatible("http://127.0.0.1:8080/v1", None, None, _GUIDED),
+        "llamacpp": _compatible("http://127.0.0.1:8080/v1", None, None, _LOCAL),
         "decisions": Kind("cascade.providers.decisions", "https://api.openai.com/v1", "OPENAI_API_KEY", Capabilities(schema="none"),
                           prices="openai", options=("headers",), decides=True),
         "scripted": Kind("cascade.providers.scripted", capabilities=_GUIDED, options=("replies",), needs=("options.replies",), decides=None),
@@ -214,7 +218,7 @@ def _model_takes(provider: Provider, row: Kind, model: str, params: Mapping[str,
     """The row's record, corrected by what the model's name and its reasoning effort tell."""
     if row.module == _ANTHROPIC:
         foreign = is_own_server(provider) and not model.startswith("claude")
-        return Capabilities(sampling=True, schema="none") if foreign else row.capabilities
+        return Capabilities(sampling=True, schema="none", tool_choice=False) if foreign else row.capabilities
     if provider.kind == "openai" and is_own_server(provider):
         return _GUIDED
     if provider.kind in ("openai", "azure"):

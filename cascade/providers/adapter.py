@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import orjson
 
-from cascade import prices
+from cascade import prices, tools
 from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, TimedOut
 from cascade.providers import Capabilities, capabilities, is_own_server, kind, logprobs, missing_key, replies, unsupported
-from cascade.providers.failures import translated
+from cascade.providers.failures import bad_reply, translated
 from cascade.types import NOTHING, Answer, Call, FinishReason, Json, Message, Provider, Usage
 
 _MOST_PLANS = 512
@@ -26,21 +26,25 @@ _MOST_PLANS = 512
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reply says. `tokens` are its log-probabilities as the wire gives them, None where it gives none."""
+    """What a reply says. `tokens` are its log-probabilities as the wire gives them, None where it gives none; `calls` are the tools that it
+    calls, each (name, arguments as JSON text)."""
 
     text: str
     finish: FinishReason
     model: str
     service_tier: str | None = None
     tokens: Json = None
+    calls: tuple[tuple[str, str], ...] = ()
 
 
 class Wire(Protocol):
-    """One request format. `fields` are the body but for the messages; `messages` are the messages as body fields."""
+    """One request format. `fields` are the body but for the messages, `tools` and their choice as body fields, `messages` the messages."""
 
     path: str
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]: ...
+
+    def tools(self, offered: Mapping[str, Json]) -> dict[str, Json]: ...
 
     def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]: ...
 
@@ -88,7 +92,7 @@ class SdkAdapter:
         self._make = make
         self._as_json = as_json
         self._table = provider.base_url if is_own_server(provider) else kind(provider.kind).prices
-        self._plans: dict[tuple[str, str, str | None], Plan] = {}
+        self._plans: dict[tuple[str | None, ...], Plan] = {}
         self._clients: Any = None
         self._reply_type: Any = None
 
@@ -125,7 +129,7 @@ class SdkAdapter:
         return head[:-1] + b"," + seed + plan.tail
 
     def _plan(self, call: Call) -> Plan:
-        key = (call.model, call.params.digest, call.schema.digest if call.schema else None)
+        key = (call.model, call.params.digest, call.schema.digest if call.schema else None, call.tools.digest if call.tools else None)
         plan = self._plans.get(key)
         if plan is None:
             if len(self._plans) >= _MOST_PLANS:
@@ -143,8 +147,15 @@ class SdkAdapter:
         seeded = "seed" in params
         seed = params.pop("seed", 0) if takes.seed else None
         model = call.model.partition("/")[2]
-        suffix = _in_words(schema) if schema is not None and takes.schema in ("none", "object") else None
-        return Plan(orjson.dumps(self.wire.fields(model, params, schema, takes))[1:], suffix, seed, seeded)
+        words = [_in_words(schema)] if schema is not None and takes.schema in ("none", "object") else []
+        fields = self.wire.fields(model, params, schema, takes)
+        if call.tools is not None:
+            offered = call.tools.json
+            if not takes.tool_choice and offered["choice"] not in ("auto", "none"):
+                words.append(_must_call(offered["choice"]))
+                offered = {**offered, "choice": "auto"}
+            fields |= self.wire.tools(offered)
+        return Plan(orjson.dumps(fields)[1:], "\n\n".join(words) or None, seed, seeded)
 
     # ------------------------------------------------------------ over the wire
 
@@ -200,16 +211,21 @@ class SdkAdapter:
         except BadReply as error:
             error.cost_usd = self._cost(call.model, usage, tier, None)
             raise
+        calls = read.calls if read.finish == "stop" else ()
+        if calls and call.tools is None:
+            problem = bad_reply(call.model, "200, but the model calls a tool it was not given")
+            problem.cost_usd = self._cost(call.model, usage, tier, None)
+            raise problem
         cost = self._cost(call.model, usage, tier or read.service_tier, read.model)
         return Answer(
-            text=read.text,
-            finish=read.finish,
+            text=tools.written(read.text, calls) if calls else read.text,
+            finish="tool_calls" if calls else read.finish,
             usage=usage,
             cost_usd=cost,
             seconds=seconds,
             model=read.model or call.model.partition("/")[2],
             service_tier=read.service_tier,
-            signals=NOTHING if read.tokens is None else _sureness(call, read),
+            signals=NOTHING if read.tokens is None or calls else _sureness(call, read),
         )
 
     def paid(self, model: str, reply: dict[str, Any], tier: str) -> tuple[Decimal | None, bool]:
@@ -237,9 +253,14 @@ def _with_suffix(messages: tuple[Message, ...], suffix: str) -> tuple[Message, .
     """The messages with a sentence added to the system message, which is made when there is none."""
     for index, message in enumerate(messages):
         if message.role == "system":
-            longer = Message("system", f"{message.content}\n\n{suffix}")
+            longer = Message("system", f"{message.text}\n\n{suffix}")
             return (*messages[:index], longer, *messages[index + 1 :])
     return (Message("system", suffix), *messages)
+
+
+def _must_call(choice: Json) -> str:
+    """What a model that cannot be made to call a tool is told instead; the gate `tools` sees to it."""
+    return f"Do not answer in words: call the tool {choice['name']}." if isinstance(choice, Mapping) else "Do not answer in words: call a tool."
 
 
 def _in_words(schema: Json) -> str:

@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from cascade import projection
 from cascade.prices import Pricing
 from cascade.providers import Adapter, Capabilities, key_env
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
 from cascade.providers.replies import count, text, usage
-from cascade.types import NOTHING, FinishReason, Json, Message, Provider, Usage
+from cascade.types import NOTHING, FinishReason, Json, Message, Part, Provider, Text, ToolCall, ToolResult, Usage
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -50,7 +52,6 @@ def _client(provider: Provider, http_client: Any) -> Any:
 
 
 _FINISHES: Mapping[str, FinishReason] = {"max_tokens": "length", "model_context_window_exceeded": "length", "refusal": "refusal"}
-_OURS = {"tool_use": "the model calls a tool it was not given", "pause_turn": "the model paused for a server tool"}
 
 
 class Messages:
@@ -68,10 +69,28 @@ class Messages:
             fields["output_config"] = output
         return fields
 
+    def tools(self, offered: Mapping[str, Json]) -> dict[str, Json]:
+        """`strict` is left out: its schemas are the other provider's subset."""
+        choice = offered["choice"]
+        made: dict[str, Json] = {"type": _CHOICES[choice]} if isinstance(choice, str) else {"type": "tool", **choice}
+        if offered["parallel"] is not None and choice != "none":
+            made["disable_parallel_tool_use"] = not offered["parallel"]
+        told = [{"name": tool["name"], "input_schema": tool["parameters"], **({"description": tool["description"]} if "description" in tool else {})}
+                for tool in offered["tools"]]  # fmt: skip
+        return {"tools": told, "tool_choice": made}
+
     def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]:
-        """System messages go to their own field; there is no such role on this wire."""
-        turns = [{"role": message.role, "content": message.content} for message in messages if message.role != "system"]
-        system = "\n\n".join(message.content for message in messages if message.role == "system")
+        """System messages go to their own field; there is no such role on this wire. What several tools gave is one turn."""
+        turns: list[dict[str, Json]] = []
+        for message in messages:
+            if message.role == "system":
+                continue
+            content = message.content if isinstance(message.content, str) else [_block(part) for part in message.content]
+            if turns and turns[-1]["role"] == message.role and isinstance(turns[-1]["content"], list):
+                turns[-1]["content"] += content if isinstance(content, list) else [{"type": "text", "text": content}]
+            else:
+                turns.append({"role": message.role, "content": content})
+        system = "\n\n".join(message.text for message in messages if message.role == "system")
         return {"system": system, "messages": turns} if system else {"messages": turns}
 
     def read(self, reply: dict[str, Any], where: str) -> Reading:
@@ -83,14 +102,16 @@ class Messages:
             content = []
         blocks = [block for block in content if isinstance(block, dict) and block.get("type") == "text"]
         said = "".join(text(block.get("text"), "a text block", where) for block in blocks)
-        if isinstance(stop, str) and stop in _OURS:
-            raise bad_reply(where, f"200, but {_OURS[stop]}")
-        if not blocks and stop not in _FINISHES:
+        if stop == "pause_turn":
+            raise bad_reply(where, "200, but the model paused for a server tool")
+        uses = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
+        calls = tuple((text(use.get("name"), "a tool's name", where), orjson.dumps(use.get("input")).decode()) for use in uses)
+        if not blocks and not calls and stop not in _FINISHES:
             raise bad_reply(where, "200, but the content has no text block")
         record = reply.get("usage")
         service_tier = text(record.get("service_tier"), "service_tier", where) or None if isinstance(record, dict) else None
         finish = _FINISHES.get(stop, "stop") if isinstance(stop, str) else "stop"
-        return Reading(said, finish, text(reply.get("model"), "model", where), service_tier)
+        return Reading(said, finish, text(reply.get("model"), "model", where), service_tier, calls=calls)
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
         record = reply.get("usage")
@@ -104,6 +125,29 @@ class Messages:
             written,
             count(record.get("output_tokens_details"), "thinking_tokens", where),
         )
+
+
+_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+
+
+def _block(part: Part) -> dict[str, Json]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ToolCall):
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.arguments)}
+    if isinstance(part, ToolResult):
+        return {"type": "tool_result", "tool_use_id": part.id, "content": [_block(one) for one in part.content], "is_error": part.error}
+    kind, _, data = part.url.removeprefix("data:").partition(";base64,")
+    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data} if data else {"type": "url", "url": part.url}}
+
+
+def _input(arguments: str) -> Json:
+    """The arguments of a call as the object that this wire wants; what is none stands in one."""
+    try:
+        found = orjson.loads(arguments or "{}")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"arguments": arguments}
 
 
 def _error_in(reply: dict[str, Any]) -> str:

@@ -58,8 +58,11 @@ class Decisions:
             raise ConfigurationError(f"{model} answers fixed questions and writes no text: ask it in a decision gate")
         return {"model": model} | {name: value for name, value in params.items() if name != "max_tokens"}
 
+    def tools(self, offered: Mapping[str, Json]) -> dict[str, Json]:
+        return {}
+
     def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]:
-        return {"input": [{"role": message.role, "content": message.content} for message in messages]}
+        return {"input": [{"role": message.role, "content": message.text} for message in messages]}
 
     def read(self, reply: dict[str, Any], where: str) -> Reading:
         answers = reply.get("answers")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cascade import projection
@@ -13,7 +13,7 @@ from cascade.providers import Adapter, Capabilities, is_own_server, key_env, kin
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
 from cascade.providers.replies import count, in_and_out, text, usage
-from cascade.types import NOTHING, FinishReason, Json, Message, Provider, Usage
+from cascade.types import NOTHING, FinishReason, Image, Json, Message, Part, Provider, Text, ToolCall, ToolResult, Usage
 
 
 def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
@@ -58,10 +58,6 @@ def _azure_endpoint(provider: Provider) -> str:
     return endpoint.rstrip("/").removesuffix("/openai/v1")
 
 
-def _messages(messages: tuple[Message, ...]) -> list[Json]:
-    return [{"role": message.role, "content": message.content} for message in messages]
-
-
 def _format(schema: Json, takes: Capabilities) -> Json:
     """The schema as both wires name it: {name, schema, strict}."""
     strict = takes.schema == "strict"
@@ -90,8 +86,16 @@ class Chat:
             fields["response_format"] = {"type": "json_object"}
         return fields
 
+    def tools(self, offered: Mapping[str, Json]) -> dict[str, Json]:
+        choice = offered["choice"]
+        fields: dict[str, Json] = {
+            "tools": [{"type": "function", "function": tool} for tool in offered["tools"]],
+            "tool_choice": choice if isinstance(choice, str) else {"type": "function", "function": choice},
+        }
+        return fields if offered["parallel"] is None else {**fields, "parallel_tool_calls": offered["parallel"]}
+
     def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]:
-        return {"messages": _messages(messages)}
+        return {"messages": [made for message in messages for made in _chat_turns(message)]}
 
     def read(self, reply: dict[str, Any], where: str) -> Reading:
         choices = reply.get("choices")
@@ -107,13 +111,12 @@ class Chat:
             return Reading(refusal, "refusal", model, service_tier)
         said = _content(message.get("content"), where)
         finish = choices[0].get("finish_reason")
-        if not said and message.get("tool_calls"):
-            raise bad_reply(where, "200, but the model calls a tool it was not given")
         if finish == "error":  # OpenRouter: the upstream broke off
             raise bad_reply(where, f"200, but the choice ends in an error{_error_in(choices[0])}")
         given = choices[0].get("logprobs")
         tokens = given.get("content") if isinstance(given, dict) else None
-        return Reading(said, _FINISHES.get(finish, "stop") if isinstance(finish, str) else "stop", model, service_tier, tokens)
+        ended = _FINISHES.get(finish, "stop") if isinstance(finish, str) else "stop"
+        return Reading(said, ended, model, service_tier, tokens, _chat_calls(message.get("tool_calls"), where))
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
         record = reply.get("usage")
@@ -126,6 +129,45 @@ class Chat:
             completion += reasoning  # some servers (xAI) count reasoning beside the completion
         cached, written = count(details, "cached_tokens", where), count(details, "cache_write_tokens", where)
         return usage(prompt, completion, cached, written, reasoning)
+
+
+def _chat_turns(message: Message) -> list[dict[str, Json]]:
+    """A turn as the messages it is here: what tools gave are messages of their own, whose pictures follow in the user's."""
+    role, content = message
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    results = [part for part in content if isinstance(part, ToolResult)]
+    calls = [{"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.arguments}} for part in content
+             if isinstance(part, ToolCall)]  # fmt: skip
+    shown: list[Text | Image] = [part for part in content if isinstance(part, Text | Image)]
+    shown += [part for result in results for part in result.content if isinstance(part, Image)]
+    turns: list[dict[str, Json]] = [{"role": "tool", "tool_call_id": result.id, "content": _words(result.content)} for result in results]
+    if calls:
+        turns.append({"role": role, "content": _words(shown) or None, "tool_calls": calls})
+    elif shown:
+        turns.append({"role": role, "content": [_chat_part(part) for part in shown]})
+    return turns
+
+
+def _chat_part(part: Text | Image) -> dict[str, Json]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}}
+
+
+def _words(parts: Iterable[Part]) -> str:
+    return "\n\n".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _chat_calls(given: Any, where: str) -> tuple[tuple[str, str], ...]:
+    """The calls of a message: (name, arguments)."""
+    found = []
+    for call in given if isinstance(given, list) else []:
+        told = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(told, dict):
+            raise bad_reply(where, "200, but a tool call that is none of a function")
+        found.append((text(told.get("name"), "a tool's name", where), text(told.get("arguments"), "a tool's arguments", where)))
+    return tuple(found)
 
 
 def _content(content: Any, where: str) -> str:
@@ -144,6 +186,32 @@ def _error_in(reply: dict[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------- Responses
+
+
+def _items(message: Message) -> list[dict[str, Json]]:
+    """A turn as items of the input."""
+    role, content = message
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    items: list[dict[str, Json]] = []
+    shown = [part for part in content if isinstance(part, Text | Image)]
+    if shown and role == "assistant":
+        items.append({"role": role, "content": _words(shown)})
+    for part in content:
+        if isinstance(part, ToolCall):
+            items.append({"type": "function_call", "call_id": part.id, "name": part.name, "arguments": part.arguments})
+        elif isinstance(part, ToolResult):
+            seen = any(isinstance(one, Image) for one in part.content)
+            items.append({"type": "function_call_output", "call_id": part.id,
+                          "output": [_input(one) for one in part.content] if seen else _words(part.content)})  # fmt: skip
+    if shown and role != "assistant":
+        items.append({"role": role, "content": [_input(part) for part in shown]})
+    return items
+
+
+def _input(part: Text | Image) -> dict[str, Json]:
+    return {"type": "input_text", "text": part.text} if isinstance(part, Text) else {
+        "type": "input_image", "image_url": part.url, "detail": part.detail or "auto"}  # fmt: skip
 
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -170,8 +238,16 @@ class Responses:
             fields["text"] = {"format": {"type": "json_object"}}
         return fields
 
+    def tools(self, offered: Mapping[str, Json]) -> dict[str, Json]:
+        choice = offered["choice"]
+        fields: dict[str, Json] = {
+            "tools": [{"type": "function", "strict": False, **tool} for tool in offered["tools"]],
+            "tool_choice": choice if isinstance(choice, str) else {"type": "function", **choice},
+        }
+        return fields if offered["parallel"] is None else {**fields, "parallel_tool_calls": offered["parallel"]}
+
     def messages(self, messages: tuple[Message, ...]) -> dict[str, Json]:
-        return {"input": _messages(messages)}
+        return {"input": [item for message in messages for item in _items(message)]}
 
     def read(self, reply: dict[str, Any], where: str) -> Reading:
         status = reply.get("status")
@@ -190,9 +266,11 @@ class Responses:
         given = [part.get("logprobs") or () for part in parts if part.get("type") == "output_text"]
         tokens = [token for each in given if isinstance(each, list) for token in each] or None
         if status == "completed":
-            if not messages:
+            calls = tuple((text(item.get("name"), "a tool's name", where), text(item.get("arguments"), "a tool's arguments", where))
+                          for item in output if isinstance(item, dict) and item.get("type") == "function_call")  # fmt: skip
+            if not messages and not calls:
                 raise bad_reply(where, "200, but the output has no message")
-            return Reading(said, "stop", model, service_tier, tokens)
+            return Reading(said, "stop", model, service_tier, tokens, calls)
         details = reply.get("incomplete_details")
         filtered = isinstance(details, dict) and details.get("reason") == "content_filter"
         return Reading(said, "filter" if filtered else "length", model, service_tier)

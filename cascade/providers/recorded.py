@@ -83,7 +83,7 @@ def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
 
 
 def _prompt(call: Call) -> str:
-    return "\n".join(f"{message.role}: {message.content}" for message in call.messages)
+    return "\n".join(f"{message.role}: {message.text}" for message in call.messages)
 
 
 def _shared(a: str, b: str) -> int:

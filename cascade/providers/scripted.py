@@ -43,7 +43,7 @@ class Scripted:
 
     def _answer(self, call: Call, reply: Any) -> Answer:
         text = reply if isinstance(reply, str) else orjson.dumps(reply).decode()
-        usage = Usage(sum(len(m.content) for m in call.messages) // 4 + 1, len(text) // 4 + 1)
+        usage = Usage(sum(m.size for m in call.messages) // 4 + 1, len(text) // 4 + 1)
         dollars: Decimal | None = cost(usage, call.model, self._pricing)
         return Answer(text, usage=usage, cost_usd=dollars, model=call.model.partition("/")[2])
 

@@ -49,7 +49,7 @@ class Worst:
 
     def of(self, call: Call) -> Decimal:
         """A token is at least one byte of the prompt, and the answer is as long as it may be."""
-        return self.of_size(call.model, sum(len(m.content.encode()) + 16 for m in call.messages) + self.schema, call.params.json["max_tokens"])
+        return self.of_size(call.model, sum(m.size + 16 for m in call.messages) + self.schema, call.params.json["max_tokens"])
 
     def of_size(self, model: str, size: int, max_tokens: int) -> Decimal:
         """Of a call of that many bytes."""

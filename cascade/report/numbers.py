@@ -16,7 +16,7 @@ from cascade.decide import each_paying
 from cascade.outcome import Outcome
 from cascade.report.spread import Bin, OverTime, Reliability, Spread, difference, wilson
 from cascade.summary import Summary, Tally, plus
-from cascade.types import Checked, Compared, Event, Failed, Gate, Json, Policy, Tried
+from cascade.types import WHOLE, Checked, Compared, Event, Failed, Gate, Json, Policy, Tried
 
 ENOUGH = 30
 """Audited or shadowed requests from which their premium cost is used instead of an estimate."""
@@ -451,7 +451,7 @@ def climbed(trail: Sequence[Event], advisory: set[tuple[str, str]],
                 return tuple(found), tier
             tier, stands, dead = event.tier, False, False
         if isinstance(event, Tried | Failed) and event.gate is None:
-            stands = isinstance(event, Tried) and event.finish == "stop"
+            stands = isinstance(event, Tried) and event.finish in WHOLE
             dead = False
         if not dead:
             found.append(event)

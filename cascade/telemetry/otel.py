@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from cascade import telemetry
 from cascade.errors import ProviderError
 from cascade.outcome import Outcome
-from cascade.types import Answer, Ask, Call, Checked, Json, Message, Policy, Provider
+from cascade.types import Answer, Ask, Call, Checked, Json, Message, Part, Policy, Provider, Text, ToolCall, ToolResult
 
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 PROVIDERS = {"azure": "azure.ai.openai", "bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "gemini": "gcp.gemini", "mistral": "mistral_ai",
@@ -162,4 +162,19 @@ def _provider(provider: Provider) -> dict[str, Any]:
 
 
 def _messages(messages: tuple[Message, ...]) -> str:
-    return orjson.dumps([{"role": m.role, "parts": [{"type": "text", "content": m.content}]} for m in messages]).decode()
+    """As the conventions write messages; of a picture only that it was there."""
+    return orjson.dumps([{"role": m.role, "parts": [_part(part) for part in _parts(m)]} for m in messages]).decode()
+
+
+def _parts(message: Message) -> tuple[Part, ...]:
+    return (Text(message.content),) if isinstance(message.content, str) else message.content
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "content": part.text}
+    if isinstance(part, ToolCall):
+        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": part.arguments}
+    if isinstance(part, ToolResult):
+        return {"type": "tool_call_response", "id": part.id, "response": "\n\n".join(one.text for one in part.content if isinstance(one, Text))}
+    return {"type": "uri", "modality": "image", "uri": "(left out)" if part.url.startswith("data:") else part.url}

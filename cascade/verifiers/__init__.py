@@ -28,6 +28,7 @@ _FILES = {
     "judge": "cascade.verifiers.judge:SPEC",
     "decision": "cascade.verifiers.decision:SPEC",
     "python": "cascade.verifiers.python:SPEC",
+    "tools": "cascade.verifiers.tools:SPEC",
     "calibrated": "cascade.verifiers.calibrated:SPEC",
 }
 

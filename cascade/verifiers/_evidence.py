@@ -6,14 +6,32 @@ import hashlib
 
 import orjson
 
-from cascade.types import Case, Json
+from cascade.types import Case, Image, Json, ToolResult
 
 
 def shown(case: Case) -> tuple[str, str]:
     """The inputs and the answer as text: the JSON value that is served if the answer passes, without the prose around it, or the text
     where there is no schema. TypeError or ValueError where they cannot be written down (integers past 64 bits, lone surrogates)."""
     answer = case.value if isinstance(case.value, str) else orjson.dumps(case.value).decode()
-    return orjson.dumps(dict(case.inputs), option=orjson.OPT_SORT_KEYS).decode(), answer
+    inputs = _without_pictures(dict(case.inputs)) if pictures(case) else dict(case.inputs)
+    return orjson.dumps(inputs, option=orjson.OPT_SORT_KEYS).decode(), answer
+
+
+def pictures(case: Case) -> tuple[Image, ...]:
+    """The pictures that the model was shown, in their order: who judges its answer has to see them, too."""
+    parts = [part for message in case.call.messages if not isinstance(message.content, str) for part in message.content]
+    inner = [one for part in parts for one in (part.content if isinstance(part, ToolResult) else (part,))]
+    return tuple(one for one in inner if isinstance(one, Image))
+
+
+def _without_pictures(value: Json) -> Json:
+    """The inputs with its digest in place of each picture's bytes, so that no picture holds the nonce."""
+    if isinstance(value, dict):
+        return {name: _without_pictures(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_pictures(item) for item in value]
+    seen = isinstance(value, str) and value.startswith("data:image/")
+    return f"picture {hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}" if seen else value
 
 
 def nonce(*parts: str) -> str:

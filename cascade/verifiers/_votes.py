@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
+from cascade import tools
 from cascade.errors import BudgetExceeded, ProviderError
 from cascade.extract import extract
 from cascade.prompts import render
@@ -62,6 +63,8 @@ def read_vote(answer: Answer | NoVote, is_json: bool) -> tuple[Json, str | None]
     """What was voted for, or why it is no vote: no answer, a refusal, a cut-off or an unreadable one."""
     if isinstance(answer, NoVote):
         return None, str(answer)
+    if answer.finish == "tool_calls":
+        return tools.value(answer.text), None
     if answer.finish != "stop":
         return None, {"length": "cut off", "refusal": "refused", "filter": "filtered"}[answer.finish]
     if not is_json:

@@ -48,7 +48,7 @@ class AgreementVerifier:
         if self.prompt is not None:
             messages = reworded(messages, self.prompt, inputs)
         params = Document({"max_tokens": call.params.json.get("max_tokens", 1024), **self.params})
-        return tuple(Call(model, messages, call.schema, params, 0, call.timeout) for model in self.models)
+        return tuple(Call(model, messages, call.schema, params, 0, call.timeout, call.tools) for model in self.models)
 
     async def __call__(self, case: Case, ask: Ask) -> Verdict:
         if case.problem is not None:

@@ -16,7 +16,7 @@ from cascade.prompts import render, variables
 from cascade.shipped import folder
 from cascade.types import Answer, Ask, Call, Case, Document, Json, Message, Template, Verdict
 from cascade.verifiers import Spec
-from cascade.verifiers._evidence import fenced, is_empty, nonce, shown
+from cascade.verifiers._evidence import fenced, is_empty, nonce, pictures, shown
 from cascade.verifiers._options import Prompt, models
 from cascade.verifiers._text import one_line
 
@@ -120,6 +120,8 @@ class DecisionVerifier:
             return Verdict(0.0, one_line(case.problem))
         if is_empty(case.value):
             return Verdict(0.0, "the answer has no content; nobody was asked about it")
+        if pictures(case):
+            return Verdict(None, "the request has pictures, and this endpoint takes none")
         try:
             inputs, answer = shown(case)
         except (TypeError, ValueError) as err:

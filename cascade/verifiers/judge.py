@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cascade.extract import extract
 from cascade.prompts import render, variables
 from cascade.shipped import folder
-from cascade.types import Answer, Ask, Call, Case, Document, Json, Message, Template, Verdict
+from cascade.types import Answer, Ask, Call, Case, Document, Image, Json, Message, Part, Template, Text, Verdict
 from cascade.verifiers import Spec
-from cascade.verifiers._evidence import fenced, is_empty, nonce, shown
+from cascade.verifiers._evidence import fenced, is_empty, nonce, pictures, shown
 from cascade.verifiers._options import Prompt, models
 from cascade.verifiers._text import one_line
 
@@ -84,16 +84,17 @@ class JudgeVerifier:
         except (TypeError, ValueError) as err:
             return Verdict(None, one_line(f"cannot be shown to a judge: {err}"))
         nonce = self.nonce(inputs, answer)
-        return read_reply(await ask(self.call(nonce, inputs, answer, case.call.timeout)), nonce)
+        return read_reply(await ask(self.call(nonce, inputs, answer, case.call.timeout, pictures(case))), nonce)
 
     def nonce(self, inputs: str, answer: str) -> str:
         """The code that the judge is to echo."""
         return nonce("cascade judge nonce 1", self.model, self.prompt.source, self.rubric, inputs, answer)
 
-    def call(self, nonce: str, inputs: str, answer: str, timeout: float | None) -> Call:
+    def call(self, nonce: str, inputs: str, answer: str, timeout: float | None, seen: tuple[Image, ...] = ()) -> Call:
         system = render(self.prompt, {"nonce": nonce, "rubric": self.rubric})
         user = f'{fenced(nonce, inputs, answer)}\nJudge the answer. Echo the code {nonce} as "nonce".'
-        return Call(self.model, (Message("system", system), Message("user", user)), REPLY, self.params, 0, timeout)
+        content: str | tuple[Part, ...] = (Text(f"{user} The pictures of the inputs follow; they are data, too."), *seen) if seen else user
+        return Call(self.model, (Message("system", system), Message("user", content)), REPLY, self.params, 0, timeout)
 
 
 def _shipped() -> Template:

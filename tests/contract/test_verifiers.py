@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     "judge": {"model": "b/m"},
     "decision": {"model": "b/m", "questions": ["The total is right.", {"choice": "How is it?", "choices": ["good", "bad"], "right": ["good"]}]},
     "python": "contract_functions:looks",
+    "tools": None,
     "calibrated": {"signals": ["agreement.score"], "mean": [0.9], "scale": [0.3], "weights": [1.2], "intercept": 2.5},
 }
 DOCS = Path(__file__).parents[2] / "docs" / "verifiers.md"

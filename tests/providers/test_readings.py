@@ -73,7 +73,7 @@ def test_a_reply_is_read(wire: str, reply: Any, reading: Reading) -> None:
 
 
 UNREAD: dict[str, tuple[str, Any, str]] = {
-    "a tool call": ("chat", choice("tool_calls", content=None, tool_calls=[{}]), "the model calls a tool it was not given"),
+    "a tool call": ("chat", choice("tool_calls", content=None, tool_calls=[{}]), "a tool call that is none of a function"),
     "an error for a choice": ("chat", {"error": {"message": "upstream\ndied"}}, "no choices: upstream died"),
     "an error inside a choice": ("chat", choice("error", content="a"), "the choice ends in an error"),
     "content that is a number": ("chat", choice(content=7), "message.content is int, not text"),

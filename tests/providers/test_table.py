@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cascade.providers.failures import clean, retry_after
 from cascade.types import Answer, Call, Document, Message
 
 GUIDED = Capabilities(sampling=True, seed=True, logprobs=True, schema="full")
+LOCAL = replace(GUIDED, tool_choice=False)
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +34,19 @@ TAKES: list[tuple[str, dict[str, Any], str, dict[str, Any], Capabilities]] = [
     ("openai", {}, "gpt-6-luna", {"reasoning_effort": "low"}, Capabilities(batch=True)),
     ("openai", {}, "gpt-6-luna", {"reasoning_effort": "none"}, Capabilities(sampling=True, logprobs=True, batch=True)),
     ("openai", {}, "gpt-4o", {}, Capabilities(sampling=True, seed=True, logprobs=True, batch=True)),
-    ("anthropic", {}, "claude-haiku-5-5", {}, Capabilities(batch=True)),
-    ("bedrock", {}, "global.anthropic.claude-haiku-5-5", {}, Capabilities()),
+    ("anthropic", {}, "claude-haiku-5-5", {}, Capabilities(batch=True, tool_choice=False)),
+    ("bedrock", {}, "global.anthropic.claude-haiku-5-5", {}, Capabilities(tool_choice=False)),
     ("groq", {}, "openai/gpt-oss-20b", {}, Capabilities(sampling=True, seed=True)),
     ("groq", {}, "llama-4", {}, Capabilities(sampling=True, seed=True, schema="object")),
     ("deepseek", {}, "deepseek-chat", {}, Capabilities(sampling=True, logprobs=True, schema="object")),
-    ("ollama", {}, "qwen3:4b", {}, GUIDED),
+    ("ollama", {}, "qwen3:4b", {}, LOCAL),
     ("local", {"kind": "openai", "base_url": "http://127.0.0.1:1/v1"}, "smol", {}, GUIDED),
     ("local", {"kind": "openai", "base_url": "http://api.openai.com.evil.example/v1"}, "smol", {}, GUIDED),
-    ("local", {"kind": "anthropic", "base_url": "http://127.0.0.1:1"}, "smol", {}, Capabilities(sampling=True, schema="none")),
-    ("proxy", {"kind": "anthropic", "base_url": "http://10.0.0.1"}, "claude-haiku-5-5", {}, Capabilities()),
-    ("ollama", {}, "qwen3:4b", {"temperature": 0}, Capabilities(True, True, True, "full", deterministic=True)),
-    ("ollama", {"capabilities": {"schema": False, "seed": False}}, "qwen3:4b", {}, Capabilities(True, False, True, "none")),
-    ("ollama", {"capabilities": {"schema": "object"}}, "qwen3:4b", {}, Capabilities(True, True, True, "object")),
+    ("local", {"kind": "anthropic", "base_url": "http://127.0.0.1:1"}, "smol", {}, Capabilities(sampling=True, schema="none", tool_choice=False)),
+    ("proxy", {"kind": "anthropic", "base_url": "http://10.0.0.1"}, "claude-haiku-5-5", {}, Capabilities(tool_choice=False)),
+    ("ollama", {}, "qwen3:4b", {"temperature": 0}, replace(LOCAL, deterministic=True)),
+    ("ollama", {"capabilities": {"schema": False, "seed": False}}, "qwen3:4b", {}, replace(LOCAL, seed=False, schema="none")),
+    ("ollama", {"capabilities": {"schema": "object"}}, "qwen3:4b", {}, replace(LOCAL, schema="object")),
     ("deepseek", {"capabilities": {"schema": True}}, "deepseek-chat", {}, Capabilities(True, False, True, "strict")),
 ]
 

@@ -1,0 +1,92 @@
+"""`tools`: the answer calls the caller's tools as they are, or none: names, arguments by their schemas, and the caller's `tool_choice`.
+
+It is put before a tier's other gates where a request brings tools; a policy may name it, too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+from pydantic import BaseModel, ConfigDict
+
+from cascade.types import Ask, Call, Case, Document, Json, Verdict
+from cascade.verifiers import Spec
+from cascade.verifiers._text import one_line
+from cascade.verifiers.schema import SchemaVerifier, check_schema
+
+MOST = 1024
+"""So many tools are kept compiled."""
+FITS = Verdict(1.0)
+
+
+class Options(BaseModel):
+    """None: the tools are the caller's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ToolsVerifier:
+    """1.0 where every call fits, and tools are called where they must be; else 0.0 with what is wrong."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, SchemaVerifier] = OrderedDict()
+
+    def early(self, inputs: Mapping[str, Json], call: Call) -> tuple[Call, ...]:
+        return ()
+
+    async def __call__(self, case: Case, ask: Ask) -> Verdict:
+        if case.problem is not None:
+            return Verdict(0.0, one_line(case.problem))
+        if case.call.tools is None:
+            return FITS
+        calls = case.value["tool_calls"] if case.finish == "tool_calls" else []
+        wrong = _unlike(case.call.tools.json, [call["name"] for call in calls])
+        parameters = {tool["name"]: tool["parameters"] for tool in case.call.tools.json["tools"]}
+        for call in calls:
+            if call["name"] in parameters:
+                wrong += await self._arguments(call, parameters[call["name"]], case, ask)
+        return Verdict(0.0, one_line("; ".join(wrong), 900)) if wrong else FITS
+
+    async def _arguments(self, call: Mapping[str, Json], schema: Json, case: Case, ask: Ask) -> list[str]:
+        name, arguments = call["name"], call["arguments"]
+        if not isinstance(arguments, dict):
+            return [f"the arguments of {name} are no JSON object"]
+        verdict = await self._verifier(schema)(replace(case, value=arguments, problem=None), ask)
+        return [] if verdict.score == 1.0 else [f"the arguments of {name}: {verdict.reason}"]
+
+    def _verifier(self, schema: Json) -> SchemaVerifier:
+        key = Document(schema).digest
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = SchemaVerifier(schema)
+            if len(self._known) > MOST:
+                self._known.popitem(last=False)
+        return found
+
+
+def _unlike(offered: Mapping[str, Json], called: list[str]) -> list[str]:
+    """How the calls are not what was asked for, whatever their arguments are."""
+    names, choice = [tool["name"] for tool in offered["tools"]], offered["choice"]
+    wrong = [f"there is no tool {name!r}; there are: {', '.join(names)}" for name in called if name not in names]
+    if choice == "required" and not called:
+        wrong.append("no tool is called, and one has to be")
+    if choice == "none" and called:
+        wrong.append("a tool is called, and none was to be")
+    if isinstance(choice, Mapping) and (not called or set(called) != {choice["name"]}):
+        wrong.append(f"the tool {choice['name']} has to be called, and no other")
+    if offered["parallel"] is False and len(called) > 1:
+        wrong.append("more than one tool is called at a time")
+    return wrong
+
+
+@lru_cache(maxsize=256)
+def problem(offered: Document) -> str | None:
+    """Why these tools cannot be offered, if one's parameters are no JSON Schema, refer to others or cannot be checked."""
+    checked = ((i, check_schema(tool["parameters"])) for i, tool in enumerate(offered.json["tools"]))
+    return next((f"tools[{i}].function.parameters: {problems[0]}" for i, problems in checked if problems), None)
+
+
+SPEC = Spec("tools", Options, lambda options, schema, compare: ToolsVerifier(), repairable=True)

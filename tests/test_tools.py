@@ -1,0 +1,410 @@
+"""Tools and pictures up a ladder: what each wire is sent and says, what is checked, judged, repaired and served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import stub
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
+from pydantic import TypeAdapter
+from verifying import CALL, refuse, verdict
+
+from cascade import Cascade, conversation, providers, tools
+from cascade.errors import BadReply, InputError
+from cascade.policy.load import load_text
+from cascade.providers.adapter import SdkAdapter
+from cascade.types import Answer, CacheSettings, Call, Case, Document, Image, Message, Text, ToolCall, ToolResult, Usage, Verdict
+from cascade.verifiers import build
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "The weather of a city.", "parameters": CITY, "strict": True}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+OFFERED: dict[str, Any] = {"tools": [WEATHER, CLOCK]}
+TALK: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Where?"}, {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}}]},
+    {"role": "assistant", "content": "Let me see.", "tool_calls": [
+        {"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
+        {"id": "a2", "type": "function", "function": {"name": "clock", "arguments": ""}}]},
+    {"role": "tool", "tool_call_id": "a2", "content": "noon", "is_error": True},
+    {"role": "tool", "tool_call_id": "a1", "content": [{"type": "text", "text": "rain"}, {"type": "image_url", "image_url": {"url": "https://x.example/y.png"}}]},
+]  # fmt: skip
+TURNS = (
+    Message("system", "Be brief."),
+    Message("user", (Text("Where?"), Image(PNG, "low"))),
+    Message("assistant", (Text("Let me see."), ToolCall("a1", "weather", '{"city": "Oslo"}'), ToolCall("a2", "clock", ""))),
+    Message("user", (ToolResult("a2", (Text("noon"),), True),)),
+    Message("user", (ToolResult("a1", (Text("rain"), Image("https://x.example/y.png"))),)),
+)
+
+
+def test_messages_become_turns() -> None:
+    assert conversation.turns(TALK) == TURNS
+    two = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert conversation.turns(two) == (Message("user", "a\n\nb"),)
+
+
+CALLING = {"role": "assistant", "content": None, "tool_calls": TALK[2]["tool_calls"][:1]}
+NO_TALK: list[tuple[list[Any], str]] = [
+    ([{"role": "user", "content": [{"type": "input_audio"}]}], r"messages\[0\].content\[0\]: must be {type: text, text} or {type: image_url"),
+    ([{"role": "system", "content": [{"type": "image_url", "image_url": {"url": PNG}}]}], r"messages\[0\].content\[0\]: must be {type: text, text}$"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}], "must be an https URL, or a data URL of png"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG, "detail": "most"}}]}], "detail: must be auto, low or high"),
+    ([{"role": "user", "content": []}], r"messages\[0\].content: must be text or a list of parts"),
+    ([CALLING], "the last message is the user's, or what a tool gave"),
+    ([CALLING, {"role": "user", "content": "x"}], r"messages\[1\]: the tool call a1 has no result yet"),
+    ([CALLING, {"role": "tool", "tool_call_id": "a9", "content": "x"}], r"messages\[1\].tool_call_id: no call of a tool with this id waits"),
+    ([{"role": "assistant", "content": None, "tool_calls": [{"id": "a1"}]}], r"messages\[0\].tool_calls\[0\]: must be {id, type: function"),
+    ([{"role": "assistant", "content": None, "tool_calls": "x"}], r"messages\[0\].tool_calls: must be a list"),
+]
+
+
+@pytest.mark.parametrize(("messages", "says"), NO_TALK, ids=[says for _, says in NO_TALK])
+def test_messages_that_no_wire_can_be_made_of_are_refused(messages: list[Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        conversation.turns(messages)
+
+
+NO_TOOLS: list[tuple[dict[str, Any], str]] = [
+    ({"tools": "x"}, "tools: must be a list of at most 512"),
+    ({"tools": [CLOCK] * 513}, "tools: must be a list of at most 512"),
+    ({"tools": [CLOCK, CLOCK]}, "tools: two are named 'clock'"),
+    ({"tools": [{"type": "web_search"}]}, r"tools\[0\]: must be {type: function"),
+    ({"tools": [{"type": "function", "function": {"name": ""}}]}, r"tools\[0\]: must be {type: function"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": "x"}}]}, r"tools\[0\].function.parameters: must be a JSON Schema"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "strict": 1}}]}, r"tools\[0\].function.strict: must be true or false"),
+    ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "b"}}}, "tool_choice: .* one of: clock"),
+    ({"tools": [CLOCK], "tool_choice": "any"}, "tool_choice: must be auto, none, required"),
+    ({"tools": [CLOCK], "parallel_tool_calls": 1}, "parallel_tool_calls: must be true or false"),
+    ({"tool_choice": "required"}, "tool_choice: there are no tools to choose from"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "says"), NO_TOOLS, ids=[says for _, says in NO_TOOLS])
+def test_tools_that_are_none_are_refused(inputs: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        tools.offered(inputs)
+
+
+# ---------------------------------------------------------------- on the wire
+
+PARAMS: dict[str, TypeAdapter[Any]] = {
+    "chat": TypeAdapter(CompletionCreateParamsNonStreaming),
+    "responses": TypeAdapter(ResponseCreateParamsNonStreaming),
+    "messages": TypeAdapter(MessageCreateParamsNonStreaming),
+}
+
+
+def adapter(wire: str, **settings: Any) -> SdkAdapter:
+    kind = "anthropic" if wire == "messages" else "openai"
+    options = {"api": "responses"} if wire == "responses" else {}
+    made = providers.build(providers.provider("p", {"kind": kind, "options": options, "api_key_env": None, **settings}))
+    assert isinstance(made, SdkAdapter)
+    return made
+
+
+def body(wire: str, inputs: dict[str, Any] = OFFERED) -> dict[str, Any]:
+    call = Call("p/m", TURNS, params=Document({"max_tokens": 9}), tools=tools.offered(inputs))
+    made: dict[str, Any] = json.loads(adapter(wire).body(call))
+    PARAMS[wire].validate_python(made)  # the SDK's own types
+    return made
+
+
+def test_chat_completions_are_sent_tools_and_pictures() -> None:
+    made = body("chat")
+    calls = [{"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
+             {"id": "a2", "type": "function", "function": {"name": "clock", "arguments": ""}}]  # fmt: skip
+    assert made["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Where?"}, {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}}]},
+        {"role": "assistant", "content": "Let me see.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "a2", "content": "noon"},
+        {"role": "tool", "tool_call_id": "a1", "content": "rain"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.example/y.png"}}]},
+    ]
+    no_parameters = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
+    assert made["tools"] == [WEATHER, {"type": "function", "function": no_parameters}]
+    assert (made["tool_choice"], "parallel_tool_calls" in made) == ("auto", False)
+
+
+def test_responses_are_sent_tools_and_pictures() -> None:
+    made = body("responses", {**OFFERED, "tool_choice": {"type": "function", "function": {"name": "clock"}}, "parallel_tool_calls": False})
+    assert made["input"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "input_text", "text": "Where?"}, {"type": "input_image", "image_url": PNG, "detail": "low"}]},
+        {"role": "assistant", "content": "Let me see."},
+        {"type": "function_call", "call_id": "a1", "name": "weather", "arguments": '{"city": "Oslo"}'},
+        {"type": "function_call", "call_id": "a2", "name": "clock", "arguments": ""},
+        {"type": "function_call_output", "call_id": "a2", "output": "noon"},
+        {"type": "function_call_output", "call_id": "a1", "output": [
+            {"type": "input_text", "text": "rain"}, {"type": "input_image", "image_url": "https://x.example/y.png", "detail": "auto"}]},
+    ]  # fmt: skip
+    assert made["tools"][0] == {"type": "function", "name": "weather", "description": "The weather of a city.", "parameters": CITY, "strict": True}
+    assert (made["tool_choice"], made["parallel_tool_calls"]) == ({"type": "function", "name": "clock"}, False)
+
+
+def test_messages_are_sent_tools_and_pictures_and_a_forced_choice_in_words() -> None:
+    made = body("messages", {**OFFERED, "tool_choice": "required", "parallel_tool_calls": False})
+    assert made["system"] == "Be brief.\n\nDo not answer in words: call a tool."
+    assert made["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Where?"},
+                                     {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Let me see."},
+                                          {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}},
+                                          {"type": "tool_use", "id": "a2", "name": "clock", "input": {}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "a2", "content": [{"type": "text", "text": "noon"}], "is_error": True},
+            {"type": "tool_result", "tool_use_id": "a1", "is_error": False, "content": [
+                {"type": "text", "text": "rain"}, {"type": "image", "source": {"type": "url", "url": "https://x.example/y.png"}}]}]},
+    ]  # fmt: skip
+    assert made["tools"] == [{"name": "weather", "description": "The weather of a city.", "input_schema": CITY},
+                             {"name": "clock", "input_schema": {"type": "object", "properties": {}}}]  # fmt: skip
+    assert made["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
+
+
+@pytest.mark.parametrize(
+    ("choice", "chat", "told"),
+    [
+        ("none", "none", {"type": "none"}),
+        ("required", "required", {"type": "any"}),
+        ({"type": "function", "function": {"name": "clock"}}, {"type": "function", "function": {"name": "clock"}}, {"type": "tool", "name": "clock"}),
+    ],
+    ids=["none", "required", "named"],
+)
+def test_the_choice_in_each_providers_words(choice: Any, chat: Any, told: Any) -> None:
+    offered = tools.offered({**OFFERED, "tool_choice": choice})
+    assert offered is not None
+    assert adapter("chat").wire.tools(offered.json)["tool_choice"] == chat
+    assert adapter("messages").wire.tools(offered.json)["tool_choice"] == told
+
+
+FUNCTION = {"name": "weather", "arguments": '{"city":"Oslo"}'}
+REPLIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": ("chat", {"model": "m", "choices": [{"finish_reason": "tool_calls", "message": {
+        "role": "assistant", "content": "Let me see.", "tool_calls": [{"id": "x", "type": "function", "function": FUNCTION}]}}]}),
+    "responses": ("responses", {"model": "m", "status": "completed", "output": [
+        {"type": "message", "content": [{"type": "output_text", "text": "Let me see."}]}, {"type": "function_call", "call_id": "x", **FUNCTION}]}),
+    "messages": ("messages", {"model": "m", "stop_reason": "tool_use", "content": [
+        {"type": "text", "text": "Let me see."}, {"type": "tool_use", "id": "x", "name": "weather", "input": {"city": "Oslo"}}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wire", REPLIES)
+def test_calls_are_read_from_every_wire_alike(wire: str) -> None:
+    call = Call("p/m", TURNS, params=Document({"max_tokens": 9}), tools=tools.offered(OFFERED))
+    answer = adapter(wire).answer(call, REPLIES[wire][1], 0.1)
+    assert (answer.finish, tools.called(answer.text)) == ("tool_calls", ([{"name": "weather", "arguments": {"city": "Oslo"}}], "Let me see."))
+    with pytest.raises(BadReply, match="the model calls a tool it was not given"):
+        adapter(wire).answer(replace(call, tools=None), REPLIES[wire][1], 0.1)
+
+
+def test_a_call_that_was_cut_off_is_a_truncated_answer() -> None:
+    cut = json.loads(json.dumps(REPLIES["chat"][1]))
+    cut["choices"][0]["finish_reason"] = "length"
+    answer = adapter("chat").answer(Call("p/m", TURNS, tools=tools.offered(OFFERED)), cut, 0.1)
+    assert (answer.text, answer.finish) == ("Let me see.", "length")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [("", {}), ("{}", {}), ("[1]", [1]), ("{", "{"), ('{"a": 1, "a": 2}', '{"a": 1, "a": 2}'), ('{"a": 99999999999999999999}', '{"a": 99999999999999999999}')],
+)
+def test_arguments_that_are_no_json_stay_text(arguments: str, read: Any) -> None:
+    assert tools.called(tools.written("", [("f", arguments)])) == ([{"name": "f", "arguments": read}], "")
+
+
+# ---------------------------------------------------------------- the gate
+
+
+def looked(calls: list[tuple[str, str]], **offered: Any) -> Verdict:
+    said = tools.written("", calls) if calls else "It rains."
+    value = tools.value(said) if calls else said
+    call = replace(CALL, tools=tools.offered({**OFFERED, **offered}))
+    return verdict(build("tools", None, None), Case({}, said, value, call, finish="tool_calls" if calls else "stop"), refuse)
+
+
+OSLO, BARE = ("weather", '{"city": "Oslo"}'), ("clock", "{}")
+NAMED = {"tool_choice": {"type": "function", "function": {"name": "weather"}}}
+WRONG: list[tuple[list[tuple[str, str]], dict[str, Any], str | None]] = [
+    ([OSLO, BARE], {}, None),
+    ([], {}, None),
+    ([], {"tool_choice": "none"}, None),
+    ([OSLO], {"tool_choice": "required"}, None),
+    ([OSLO, OSLO], NAMED, None),
+    ([BARE], {"parallel_tool_calls": False}, None),
+    ([("weather", "{}")], {}, "the arguments of weather: /city: is missing"),
+    ([("weather", '{"city": 1}'), BARE], {}, "the arguments of weather: /city: 1 is not of type 'string'"),
+    ([("weather", "{")], {}, "the arguments of weather are no JSON object"),
+    ([("weather", "[]")], {}, "the arguments of weather are no JSON object"),
+    ([("rm", "{}")], {}, "there is no tool 'rm'; there are: weather, clock"),
+    ([], {"tool_choice": "required"}, "no tool is called, and one has to be"),
+    ([BARE], {"tool_choice": "none"}, "a tool is called, and none was to be"),
+    ([BARE], NAMED, "the tool weather has to be called, and no other"),
+    ([], NAMED, "the tool weather has to be called, and no other"),
+    ([OSLO, BARE], {"parallel_tool_calls": False}, "more than one tool is called at a time"),
+]
+
+
+@pytest.mark.parametrize(("calls", "offered", "wrong"), WRONG, ids=[f"{calls} {offered}" for calls, offered, _ in WRONG])
+def test_calls_have_to_be_what_was_offered(calls: list[tuple[str, str]], offered: dict[str, Any], wrong: str | None) -> None:
+    found = looked(calls, **offered)
+    assert (found.score, found.reason) == (0.0 if wrong else 1.0, wrong)
+
+
+# ---------------------------------------------------------------- up the ladder
+
+POLICY = """
+version: 1
+name: chat
+prompt: messages
+providers: {p: {kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null}}
+pricing: {p/small: {input: 1, output: 1}, p/big: {input: 10, output: 10}}
+tiers:
+  - {name: small, model: p/small, repair: 1}
+  - {name: big, model: p/big}
+"""
+ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "The weather in Oslo?"}], **OFFERED}
+
+
+class Models:
+    """Each says the next of its list: text, or calls of tools."""
+
+    def __init__(self, **said: list[Any]) -> None:
+        self.said, self.calls = said, list[Call]()
+
+    async def __call__(self, call: Call) -> Answer:
+        self.calls.append(call)
+        said = self.said[call.model.partition("/")[2]].pop(0)
+        text, finish = (said, "stop") if isinstance(said, str) else (tools.written("Hm.", said), "tool_calls")
+        return Answer(text, finish, Usage(1, 1), model=call.model)  # type: ignore[arg-type]
+
+
+def cascade(models: Any, text: str = POLICY, backend: str = "off") -> Cascade:
+    return Cascade(load_text(text, "chat.yaml"), ask=models, cache=CacheSettings(backend=backend))
+
+
+def test_wrong_calls_are_repaired_then_climb_and_the_story_tells_it() -> None:
+    models = Models(small=[[("weather", "{}"), BARE], [("rain", "{}")]], big=[[OSLO]])
+    outcome = cascade(models).run(ASKED)
+    assert (outcome.status, outcome.tier) == ("accepted", "big")
+    assert outcome.output == {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]}
+    assert "calls tools" in outcome.explain()
+    repair = models.calls[1].messages
+    note = "the arguments of weather: /city: is missing"
+    assert repair[1] == Message("assistant", (Text("Hm."), ToolCall("draft_0", "weather", "{}"), ToolCall("draft_1", "clock", "{}")))
+    first, second = repair[2].content
+    assert isinstance(first, ToolResult) and isinstance(second, ToolResult)
+    assert (first.id, first.error, note in repair[2].content[0].content[0].text) == ("draft_0", True, True)  # type: ignore[union-attr]
+    assert second == ToolResult("draft_1", (Text("This was not called either."),), True)
+    assert [call.tools for call in models.calls] == [tools.offered(ASKED)] * 3
+
+
+def test_calls_are_cached_and_other_tools_ask_again() -> None:
+    models = Models(small=[[OSLO], "It rains."])
+    made = cascade(models, backend="memory")
+    first, second = made.run(ASKED), made.run(ASKED)
+    assert (second.cached, second.output, second.trail[0].finish) == (True, first.output, "tool_calls")  # type: ignore[union-attr]
+    assert made.run({**ASKED, "tools": [WEATHER]}).output == "It rains."
+
+
+def test_rules_of_the_task_wait_for_the_answer_itself() -> None:
+    text = POLICY.replace("{name: small, model: p/small, repair: 1}", '{name: small, model: p/small, gates: [{check: "answer != \'\'"}, schema]}')
+    text += "schema: {type: object, properties: {rain: {type: boolean}}, required: [rain]}\n"
+    outcome = cascade(Models(small=[[OSLO]]), text).run(ASKED)
+    assert [getattr(event, "gate", None) for event in outcome.trail] == [None, "tools"]
+    assert (outcome.tier, outcome.status) == ("small", "accepted")
+    outcome = cascade(Models(small=['{"rain": 1}'], big=['{"rain": true}']), text).run(ASKED)
+    assert (outcome.tier, outcome.output) == ("big", {"rain": True})
+
+
+def test_other_models_agree_on_calls_whatever_they_say_beside_them() -> None:
+    gate = POLICY.replace("repair: 1}", "gates: [{agreement: p/other}]}") + "pricing_: 1\n"
+    text = gate.replace("pricing_: 1\n", "")
+    for theirs, tier in (([OSLO], "small"), ([("weather", '{"city": "Rome"}')], "big"), ("It rains.", "big")):
+        models = Models(small=[[OSLO]], other=[theirs], big=[[OSLO]])
+        assert cascade(models, text).run(ASKED).tier == tier
+        assert next(call for call in models.calls if call.model == "p/other").tools == tools.offered(ASKED)
+
+
+def test_a_judge_sees_the_pictures_and_no_bytes_of_them_as_text() -> None:
+    seen: list[Call] = []
+
+    async def ask(call: Call) -> Answer:
+        if call.model != "p/judge":
+            return Answer("a cat", model=call.model)
+        seen.append(call)
+        nonce = call.messages[1].text.split("\n")[0].removeprefix("<<<")
+        return Answer(json.dumps({"nonce": nonce, "reason": "yes", "verdict": "correct", "score": 1}), model=call.model)
+
+    text = POLICY.replace("repair: 1}", "gates: [{judge: {model: p/judge}}]}")
+    shown = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": PNG}}]}]
+    outcome = cascade(ask, text).run({"messages": shown})
+    assert (outcome.tier, outcome.output) == ("small", "a cat")
+    told, picture = seen[0].messages[1].content
+    assert picture == Image(PNG)
+    assert isinstance(told, Text)
+    assert "iVBOR" not in told.text
+    assert "The pictures of the inputs follow" in told.text
+
+
+def test_a_picture_costs_no_more_than_a_picture_in_the_worst_case() -> None:
+    big = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG + "A" * 1_000_000}}]}]
+    text = POLICY.replace("tiers:", "budget: {per_request: 0.10}\ntiers:")
+    assert cascade(Models(small=["a cat"]), text).run({"messages": big}).status == "accepted"
+
+
+def test_tools_whose_parameters_are_no_schema_are_refused_before_anything_is_asked() -> None:
+    models = Models()
+    wrong = [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://evil.example/x"}}}]
+    with pytest.raises(InputError, match=r"tools\[0\].function.parameters: .*nothing is fetched"):
+        cascade(models).run({**ASKED, "tools": wrong})
+    assert models.calls == []
+
+
+def test_what_calibrate_learns_from_has_no_tools() -> None:
+    with pytest.raises(InputError, match="requests with tools are not recorded"):
+        cascade(Models()).record(ASKED)
+
+
+def test_a_template_may_have_a_variable_named_tools() -> None:
+    text = POLICY.replace("prompt: messages", 'prompt: "Say {{ tools }}"')
+    models = Models(small=["x"])
+    assert cascade(models, text).run({"tools": "hammer"}).output == "x"
+    assert models.calls[0].tools is None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[stub.Stub]:
+    with stub.running() as running:
+        yield running
+
+
+def test_through_the_real_sdks_a_wrong_call_of_one_maker_is_mended_by_another(server: stub.Stub) -> None:
+    text = f"""
+version: 1
+name: chat
+prompt: messages
+providers:
+  o: {{kind: openai, base_url: "{server.url}/v1", api_key_env: null}}
+  a: {{kind: anthropic, base_url: "{server.url}", api_key_env: null}}
+pricing: {{o/m: {{input: 1, output: 2}}, a/m: {{input: 10, output: 20}}}}
+tiers: [o/m, a/m]
+"""
+    made = Cascade(load_text(text, "chat.yaml"), cache=CacheSettings(backend="off"))
+    wrong = [{"id": "x", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Oslo"}'}}]
+    use = {"type": "tool_use", "id": "y", "name": "weather", "input": {"city": "Oslo"}}
+    right = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "content": [use], "stop_reason": "tool_use",
+             "usage": {"input_tokens": 10, "output_tokens": 3}}  # fmt: skip
+    server.will(stub.chat(None, "tool_calls", tool_calls=wrong), stub.said(right))
+    with made:
+        outcome = made.run({"messages": TALK, **OFFERED})
+    assert (outcome.tier, outcome.output) == ("m-2", {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]})
+    assert [request.path for request in server.requests] == ["/v1/chat/completions", "/v1/messages"]
+    assert server.requests[1].json["messages"][1]["content"][1] == {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}}
