@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import binding, engine, prices, prompts, records, telemetry, tools, verifiers
+from cascade import binding, compose, engine, prices, prompts, records, telemetry, tools, verifiers
 from cascade.around.breaker import breaker
 from cascade.around.lease import once
 from cascade.around.limit import limited
@@ -131,14 +131,23 @@ class Cascade:
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
-        rungs = self._serving() if schema is None else self._with(schema)
-        if rungs.policy.prompt is None and tools.wanted(inputs):
-            rungs = _for_tools(rungs, inputs)
+        rungs = self._rungs_for(inputs, schema)
         if telemetry.active is None:
             outcome = await self._request(rungs, inputs, id)
         else:
             outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id))
         return outcome if output is None else _typed(outcome, output)
+
+    def require(self, inputs: Mapping[str, Json], schema: Json = None) -> None:
+        """Raises what `arun` would raise before anything is asked: for who has to know first that a request can be asked."""
+        _canonical(inputs)
+        rungs = self._rungs_for(inputs, schema)
+        compose.prompt(rungs.policy, inputs)
+        compose.offered(rungs.policy, inputs)
+
+    def _rungs_for(self, inputs: Mapping[str, Json], schema: Json) -> _Rungs:
+        rungs = self._serving() if schema is None else self._with(schema)
+        return _for_tools(rungs, inputs) if rungs.policy.prompt is None and tools.wanted(inputs) else rungs
 
     async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
         canonical = _canonical(inputs)

@@ -209,7 +209,8 @@ Ask: TypeAlias = Callable[[Call], Awaitable[Answer]]
 @dataclass(frozen=True, slots=True)
 class Case:
     """What a verifier sees: the answer `text`, how it ended (`finish`: where it calls tools, these are its value), its JSON `value` (None
-    with `problem` set when none could be read), the request's `inputs`, the `call` that asks for a whole answer, and the policy's `schema` and `compare` (dotted field -> comparator options).
+    with `problem` set when none could be read), the request's `inputs`, the `call` that asks for a whole answer, and the policy's `schema`
+    and `compare` (dotted field -> comparator options).
     `notes` say what extraction had to do (e.g. "fence", "prose"). `signals` are the answer's own and those of the gates before this
     one, named as in `signals.gather`. `enough` is the score that passes, where nobody asks how far above or below it the answer lies: a
     verifier may stop asking when that is decided. None: all is asked, for a recording or a gate that only advises."""

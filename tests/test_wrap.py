@@ -126,8 +126,8 @@ def test_errors_are_the_sdks_own(elsewhere: Serving, ladder: Ladder) -> None:
     with pytest.raises(anthropic.APIStatusError) as other:
         ask(theirs, "mine")
     assert other.value.status_code == 503
-    with pytest.raises(openai.BadRequestError, match="unknown parameter 'tools'"):
-        ask(ours, "mine", tools=[])
+    with pytest.raises(openai.BadRequestError, match="unknown parameter 'functions'"):
+        ask(ours, "mine", functions=[])
 
 
 def test_many_at_a_time_in_a_loop(elsewhere: Serving, ladder: Ladder) -> None:

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import (
+    ROLES,
+    Asked,
+    OpenAi,
+    Refused,
+    arguments,
+    called,
+    fields,
+    given,
+    one_of,
+    refusal_of,
+    sse,
+    text_of,
+    usage,
+    wrong,
+)
 from cascade.outcome import Outcome
 from cascade.types import Json
 
-KNOWN = ("model", "messages", "response_format", "stream", "stream_options", "n")
+KNOWN = ("model", "messages", "response_format", "stream", "stream_options", "n", "tools", "tool_choice", "parallel_tool_calls")
 IGNORED = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens", "user", "metadata", "store", "service_tier", "reasoning_effort",
            "frequency_penalty", "presence_penalty", "safety_identifier", "prompt_cache_key", "verbosity")  # fmt: skip
 """What clients send and the policy decides."""
@@ -20,28 +35,32 @@ class Chat(OpenAi):
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
         if one_of(body, "n", int, 1) != 1:
-            raise Refused(400, "invalid_request_error", "n: a ladder gives one answer")
-        given = one_of(body, "messages", list, [])
-        messages = [_message(message, f"messages[{i}]") for i, message in enumerate(given)]
+            raise wrong("n: a ladder gives one answer")
+        messages = [_message(message, f"messages[{i}]") for i, message in enumerate(one_of(body, "messages", list, []))]
         options = one_of(body, "stream_options", dict) or {}
         return Asked(one_of(body, "model", str, ""), messages, _schema(one_of(body, "response_format", dict)), one_of(body, "stream", bool, False),
-                     bool(options.get("include_usage")))
+                     bool(options.get("include_usage")), given(body, "tools", "tool_choice", "parallel_tool_calls"))
 
     def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]:
-        refused = outcome.status == "refused"
+        refused, calls = outcome.status == "refused", called(outcome)
         message: dict[str, Json] = {"role": "assistant", "content": None if refused else text_of(outcome),
                                     "refusal": refusal_of(outcome) if refused else None}
+        if calls is not None:
+            message |= {"content": calls.said or None, "tool_calls": [
+                {"id": f"call_{id}_{i}", "type": "function", "function": {"name": call["name"], "arguments": arguments(call)}}
+                for i, call in enumerate(calls.calls)]}  # fmt: skip
         used = usage(outcome)
         return {
             "id": f"chatcmpl-{id}", "object": "chat.completion", "created": created, "model": asked.model,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop" if calls is None else "tool_calls", "logprobs": None}],
             "usage": {"prompt_tokens": used.input, "completion_tokens": used.output, "total_tokens": used.input + used.output,
                       "prompt_tokens_details": {"cached_tokens": used.cached},
                       "completion_tokens_details": {"reasoning_tokens": used.reasoning}},
         }  # fmt: skip
 
     def events(self, asked: Asked, reply: dict[str, Json]) -> Iterator[bytes]:
-        message = reply["choices"][0]["message"]
+        (choice,) = reply["choices"]
+        message = choice["message"]
         head = {"id": reply["id"], "object": "chat.completion.chunk", "created": reply["created"], "model": reply["model"]}
         more: dict[str, Json] = {"usage": None} if asked.told else {}
 
@@ -49,8 +68,12 @@ class Chat(OpenAi):
             return sse({**head, **more, "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]})
 
         yield chunk({"role": "assistant", "content": "" if message["content"] is not None else None, "refusal": None})
-        yield chunk({"content": message["content"]} if message["content"] is not None else {"refusal": message["refusal"]})
-        yield chunk({}, "stop")
+        for name in ("content", "refusal"):
+            if message[name] is not None:
+                yield chunk({name: message[name]})
+        for i, call in enumerate(message.get("tool_calls", ())):
+            yield chunk({"tool_calls": [{"index": i, **call}]})
+        yield chunk({}, choice["finish_reason"])
         if asked.told:
             yield sse({**head, "choices": [], "usage": reply["usage"]})
         yield b"data: [DONE]\n\n"
@@ -59,25 +82,30 @@ class Chat(OpenAi):
         return sse(self.error(problem))
 
 
-def _message(message: Json, where: str) -> dict[str, str]:
+def _message(message: Json, where: str) -> dict[str, Json]:
+    """A message without what no ladder looks at; what is in it is looked at with the inputs."""
     if not isinstance(message, dict):
-        raise Refused(400, "invalid_request_error", f"{where}: must be an object")
+        raise wrong(f"{where}: must be an object")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise Refused(400, "invalid_request_error", f"{where}.role: must be one of {', '.join(ROLES)}; tools are not carried up a ladder")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise Refused(400, "invalid_request_error", f"{where}: tools are not carried up a ladder")
-    return {"role": ROLES[role], "content": content_text(message.get("content"), f"{where}.content")}
+        raise wrong(f"{where}.role: must be one of {', '.join(ROLES)}")
+    if message.get("function_call"):
+        raise wrong(f"{where}.function_call: is no more; use tool_calls")
+    kept = {"assistant": ("tool_calls",), "tool": ("tool_call_id",)}.get(role, ())
+    content = message.get("content")
+    if content is None and not message.get("tool_calls"):
+        content = message.get("refusal")
+    return {"role": ROLES[role], "content": content, **given(message, *kept)}
 
 
-def _schema(given: dict[str, Json] | None) -> Json:
+def _schema(form: dict[str, Json] | None) -> Json:
     """The schema of a response_format; an object for json_object."""
-    kind = (given or {}).get("type", "text")
-    if kind == "text" or given is None:
+    kind = (form or {}).get("type", "text")
+    if kind == "text" or form is None:
         return None
     if kind == "json_object":
         return {"type": "object"}
-    named = given.get("json_schema")
+    named = form.get("json_schema")
     if kind != "json_schema" or not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
-        raise Refused(400, "invalid_request_error", "response_format: must be text, json_object, or json_schema with json_schema.schema")
+        raise wrong("response_format: must be text, json_object, or json_schema with json_schema.schema")
     return named["schema"]

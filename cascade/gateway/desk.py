@@ -15,9 +15,9 @@ from cascade.errors import ConfigurationError, InputError, MissingRecording, Tem
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
 from cascade.gateway.responses import Responses
-from cascade.gateway.wire import Asked, Refused, Shape, ended
+from cascade.gateway.wire import Asked, Refused, Shape, ended, wrong
 from cascade.outcome import Outcome
-from cascade.types import Json
+from cascade.types import Json, Template
 
 SHAPES: Mapping[str, Shape] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
 """By the path below /v1."""
@@ -73,8 +73,7 @@ class Order:
 
 def refused(err: UserError | MissingRecording) -> Refused:
     """The error of a request that was not asked."""
-    wrong = isinstance(err, InputError | TemplateError)
-    return Refused(400, "invalid_request_error", str(err)) if wrong else Refused(500, "configuration", str(err))
+    return wrong(str(err)) if isinstance(err, InputError | TemplateError) else Refused(500, "configuration", str(err))
 
 
 def order(shape: Shape, body: Mapping[str, Json], policies: Mapping[str, Cascade]) -> Order:
@@ -84,16 +83,25 @@ def order(shape: Shape, body: Mapping[str, Json], policies: Mapping[str, Cascade
     if cascade is None:
         raise Refused(404, "model_not_found", f"there is no policy {asked.model!r}; there are: {', '.join(policies)}")
     if not asked.messages:
-        raise Refused(400, "invalid_request_error", "messages: there is none")
-    prompt = cascade.policy.prompt
-    if prompt is not None and len(asked.messages) != 1:
-        raise Refused(400, "invalid_request_error", f"the policy {asked.model} has a prompt of its own: send one message, its inputs as JSON")
-    inputs = ({"messages": asked.messages} if prompt is None
-              else _inputs(asked.messages[0]["content"], prompts.variables(prompt) - {"inputs"}, asked.model))  # fmt: skip
-    return Order(shape, asked, cascade, inputs, uuid.uuid4().hex)
+        raise wrong("messages: there is none")
+    ordered = Order(shape, asked, cascade, _inputs(asked, cascade.policy.prompt), uuid.uuid4().hex)
+    if asked.stream:  # a stream begins with 200, so what is wrong with the request has to be found before
+        try:
+            cascade.require(ordered.inputs, asked.schema)
+        except BAD as err:
+            raise refused(err) from err
+    return ordered
 
 
-def _inputs(content: str, wanted: set[str], policy: str) -> dict[str, Json]:
+def _inputs(asked: Asked, prompt: Template | None) -> dict[str, Json]:
+    """The inputs of the policy that is asked; `prompt` is its own."""
+    if prompt is None:
+        return {"messages": asked.messages, **asked.tools}
+    own = f"the policy {asked.model} has a prompt of its own"
+    content = _text(asked.messages[0]["content"])
+    if len(asked.messages) != 1 or asked.tools.get("tools") or content is None:
+        raise wrong(f"{own}: send one message of text, its inputs as JSON, and no tools")
+    wanted = prompts.variables(prompt) - {"inputs"}
     try:
         found = strictly(content.encode("utf-8", "surrogatepass"))
     except ValueError:
@@ -102,8 +110,14 @@ def _inputs(content: str, wanted: set[str], policy: str) -> dict[str, Json]:
         return found
     if len(wanted) == 1:
         return {next(iter(wanted)): content}
-    raise Refused(400, "invalid_request_error", f"the policy {policy} has a prompt of its own: the message must be a JSON object with its inputs, "
-                                                f"{', '.join(sorted(wanted))}")
+    raise wrong(f"{own}: the message must be a JSON object with its inputs, {', '.join(sorted(wanted))}")
+
+
+def _text(content: Json) -> str | None:
+    """A content that is text, or one part of it."""
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        content = content[0].get("text")
+    return content if isinstance(content, str) else None
 
 
 def strictly(text: bytes) -> Json:
@@ -116,7 +130,7 @@ def body_of(text: bytes) -> dict[str, Json]:
     try:
         found = strictly(text)
     except ValueError as err:
-        raise Refused(400, "invalid_request_error", f"the body is not JSON: {err}") from err
+        raise wrong(f"the body is not JSON: {err}") from err
     if not isinstance(found, dict):
-        raise Refused(400, "invalid_request_error", "the body must be a JSON object")
+        raise wrong("the body must be a JSON object")
     return found

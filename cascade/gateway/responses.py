@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import (
+    ROLES,
+    Asked,
+    OpenAi,
+    Refused,
+    arguments,
+    called,
+    fields,
+    given,
+    one_of,
+    refusal_of,
+    sse,
+    text_of,
+    usage,
+    wrong,
+)
 from cascade.outcome import Outcome
 from cascade.types import Json
 
-KNOWN = ("model", "input", "instructions", "text", "stream", "stream_options")
+KNOWN = ("model", "input", "instructions", "text", "stream", "stream_options", "tools", "tool_choice", "parallel_tool_calls")
 IGNORED = ("temperature", "top_p", "max_output_tokens", "user", "metadata", "store", "service_tier", "reasoning", "safety_identifier",
            "prompt_cache_key", "truncation", "include", "background")  # fmt: skip
 """What clients send and the policy decides. Nothing is stored."""
@@ -20,49 +35,45 @@ class Responses(OpenAi):
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
         if body.get("background"):
-            raise Refused(400, "invalid_request_error", "background: a request is answered while its caller waits")
+            raise wrong("background: a request is answered while its caller waits")
         instructions = one_of(body, "instructions", str)
-        messages = [] if instructions is None else [{"role": "system", "content": instructions}]
-        given = body.get("input")
-        if isinstance(given, str):
-            messages.append({"role": "user", "content": given})
+        messages: list[dict[str, Json]] = [] if instructions is None else [{"role": "system", "content": instructions}]
+        asked = body.get("input")
+        if isinstance(asked, str):
+            messages.append({"role": "user", "content": asked})
         else:
-            messages += [_message(item, f"input[{i}]") for i, item in enumerate(one_of(body, "input", list, []))]
-        return Asked(one_of(body, "model", str, ""), messages, _schema(one_of(body, "text", dict)), one_of(body, "stream", bool, False))
+            for i, item in enumerate(one_of(body, "input", list, [])):
+                _add(messages, item, f"input[{i}]")
+        return Asked(one_of(body, "model", str, ""), messages, _schema(one_of(body, "text", dict)), one_of(body, "stream", bool, False),
+                     tools=_tools(body))
 
     def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]:
-        used = usage(outcome)
+        used, calls = usage(outcome), called(outcome)
         said: dict[str, Json] = ({"type": "refusal", "refusal": refusal_of(outcome)} if outcome.status == "refused"
                                  else {"type": "output_text", "text": text_of(outcome), "annotations": [], "logprobs": []})  # fmt: skip
         message = {"id": f"msg_{id}", "type": "message", "status": "completed", "role": "assistant", "content": [said]}
+        output: list[Json] = [message]
+        if calls is not None:
+            message["content"] = [{**said, "text": calls.said}]
+            made = [{"id": f"fc_{id}_{i}", "type": "function_call", "status": "completed", "call_id": f"call_{id}_{i}", "name": call["name"],
+                     "arguments": arguments(call)} for i, call in enumerate(calls.calls)]  # fmt: skip
+            output = [message, *made] if calls.said else made
         return {
-            "id": f"resp_{id}", "object": "response", "created_at": created, "status": "completed", "model": asked.model, "output": [message],
-            "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "parallel_tool_calls": False, "tool_choice": "none",
-            "tools": [], "temperature": None, "top_p": None, "store": False, "text": {"format": {"type": "text"}},
+            "id": f"resp_{id}", "object": "response", "created_at": created, "status": "completed", "model": asked.model, "output": output,
+            "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "temperature": None, "top_p": None, "store": False,
+            "parallel_tool_calls": asked.tools.get("parallel_tool_calls", True), "tool_choice": _flat(asked.tools.get("tool_choice", "auto")),
+            "tools": [_flat(tool) for tool in asked.tools.get("tools", ())], "text": {"format": {"type": "text"}},
             "usage": {"input_tokens": used.input, "input_tokens_details": {"cached_tokens": used.cached, "cache_write_tokens": used.cache_written},
                       "output_tokens": used.output, "output_tokens_details": {"reasoning_tokens": used.reasoning},
                       "total_tokens": used.input + used.output},
         }  # fmt: skip
 
     def events(self, asked: Asked, reply: dict[str, Json]) -> Iterator[bytes]:
-        (message,) = reply["output"]
-        (said,) = message["content"]
-        place: dict[str, Json] = {"item_id": message["id"], "output_index": 0, "content_index": 0}
-        kind = "refusal" if said["type"] == "refusal" else "output_text"
-        word = "refusal" if kind == "refusal" else "text"
-        more: dict[str, Json] = {} if kind == "refusal" else {"logprobs": []}
         begun = {**reply, "status": "in_progress", "output": [], "usage": None}
-        steps: list[tuple[str, dict[str, Json]]] = [
-            ("response.created", {"response": begun}),
-            ("response.in_progress", {"response": begun}),
-            ("response.output_item.added", {"output_index": 0, "item": {**message, "status": "in_progress", "content": []}}),
-            ("response.content_part.added", {**place, "part": {**said, word: ""}}),
-            (f"response.{kind}.delta", {**place, **more, "delta": said[word]}),
-            (f"response.{kind}.done", {**place, **more, word: said[word]}),
-            ("response.content_part.done", {**place, "part": said}),
-            ("response.output_item.done", {"output_index": 0, "item": message}),
-            ("response.completed", {"response": reply}),
-        ]
+        steps: list[tuple[str, dict[str, Json]]] = [("response.created", {"response": begun}), ("response.in_progress", {"response": begun})]
+        for at, item in enumerate(reply["output"]):
+            steps += _called(item, at) if item["type"] == "function_call" else _said(item, at)
+        steps.append(("response.completed", {"response": reply}))
         for number, (name, data) in enumerate(steps):
             yield sse({"type": name, "sequence_number": number, **data}, name)
 
@@ -70,23 +81,103 @@ class Responses(OpenAi):
         return sse({"type": "error", "sequence_number": 0, "code": problem.kind, "message": str(problem), "param": None}, "error")
 
 
-def _message(item: Json, where: str) -> dict[str, str]:
-    if not isinstance(item, dict) or item.get("type", "message") != "message":
-        raise Refused(400, "invalid_request_error", f"{where}: must be a message; tools, files and references are not carried up a ladder")
-    role = item.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise Refused(400, "invalid_request_error", f"{where}.role: must be one of {', '.join(ROLES)}")
-    return {"role": ROLES[role], "content": content_text(item.get("content"), f"{where}.content", ("input_text", "output_text", "text"))}
+Steps = list[tuple[str, dict[str, Json]]]
 
 
-def _schema(given: dict[str, Json] | None) -> Json:
+def _said(message: dict[str, Json], at: int) -> Steps:
+    """The events of a message."""
+    (said,) = message["content"]
+    place: dict[str, Json] = {"item_id": message["id"], "output_index": at, "content_index": 0}
+    kind = "refusal" if said["type"] == "refusal" else "output_text"
+    word = "refusal" if kind == "refusal" else "text"
+    more: dict[str, Json] = {} if kind == "refusal" else {"logprobs": []}
+    return [
+        ("response.output_item.added", {"output_index": at, "item": {**message, "status": "in_progress", "content": []}}),
+        ("response.content_part.added", {**place, "part": {**said, word: ""}}),
+        (f"response.{kind}.delta", {**place, **more, "delta": said[word]}),
+        (f"response.{kind}.done", {**place, **more, word: said[word]}),
+        ("response.content_part.done", {**place, "part": said}),
+        ("response.output_item.done", {"output_index": at, "item": message}),
+    ]
+
+
+def _called(call: dict[str, Json], at: int) -> Steps:
+    """The events of a call of a tool."""
+    place: dict[str, Json] = {"item_id": call["id"], "output_index": at}
+    return [
+        ("response.output_item.added", {"output_index": at, "item": {**call, "status": "in_progress", "arguments": ""}}),
+        ("response.function_call_arguments.delta", {**place, "delta": call["arguments"]}),
+        ("response.function_call_arguments.done", {**place, "name": call["name"], "arguments": call["arguments"]}),
+        ("response.output_item.done", {"output_index": at, "item": call}),
+    ]
+
+
+def _add(messages: list[dict[str, Json]], item: Json, where: str) -> None:
+    """One item of the input, as a message of its own or, of a call, in the assistant's last one."""
+    kind = item.get("type", "message") if isinstance(item, dict) else None
+    if kind == "function_call":
+        call = {"id": item.get("call_id"), "type": "function", "function": {"name": item.get("name"), "arguments": item.get("arguments")}}
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": None})
+        messages[-1].setdefault("tool_calls", []).append(call)
+    elif kind == "function_call_output":
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": _content(item.get("output"), f"{where}.output")})
+    elif kind == "message":
+        role = item.get("role")
+        if not isinstance(role, str) or role not in ROLES or role == "tool":
+            raise wrong(f"{where}.role: must be one of developer, system, user, assistant")
+        messages.append({"role": ROLES[role], "content": _content(item.get("content"), f"{where}.content")})
+    else:
+        raise wrong(f"{where}: must be a message, a function_call or a function_call_output; files and references are not carried up a ladder")
+
+
+def _content(content: Json, where: str) -> Json:
+    """Parts of this shape as those of Chat Completions."""
+    if not isinstance(content, list):
+        return content
+    made: list[Json] = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("input_text", "output_text", "text"):
+            made.append({"type": "text", "text": part.get("text")})
+        elif kind == "refusal":
+            made.append({"type": "text", "text": part.get("refusal")})
+        elif kind == "input_image" and isinstance(part.get("image_url"), str):
+            made.append({"type": "image_url", "image_url": {"url": part["image_url"], **given(part, "detail")}})
+        else:
+            raise wrong(f"{where}[{i}]: only text and pictures by their URL are carried up a ladder, no files")
+    return made
+
+
+def _tools(body: Mapping[str, Json]) -> dict[str, Json]:
+    """The tools of this shape as those of Chat Completions."""
+    made = given(body, "parallel_tool_calls")
+    if (tools := one_of(body, "tools", list)) is not None:
+        made["tools"] = [_nested(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
+    choice = body.get("tool_choice")
+    if choice is not None:
+        made["tool_choice"] = _nested(choice, "tool_choice") if isinstance(choice, dict) else choice
+    return made
+
+
+def _nested(tool: Json, where: str) -> dict[str, Json]:
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        raise wrong(f"{where}: only tools of type function are carried up a ladder: those of a provider's own are not the other providers'")
+    return {"type": "function", "function": {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _flat(tool: Json) -> Json:
+    return {"type": "function", "parameters": None, "strict": False, **tool["function"]} if isinstance(tool, dict) else tool
+
+
+def _schema(told: dict[str, Json] | None) -> Json:
     """The schema of text.format; an object for json_object."""
-    form = (given or {}).get("format")
+    form = (told or {}).get("format")
     kind = form.get("type") if isinstance(form, dict) else "text"
     if kind == "text":
         return None
     if kind == "json_object":
         return {"type": "object"}
     if kind != "json_schema" or not isinstance(form, dict) or not isinstance(form.get("schema"), dict):
-        raise Refused(400, "invalid_request_error", "text.format: must be text, json_object, or json_schema with a schema")
+        raise wrong("text.format: must be text, json_object, or json_schema with a schema")
     return form["schema"]

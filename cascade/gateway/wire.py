@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
+from cascade import tools
 from cascade.outcome import Outcome
 from cascade.types import Json, Tried, Usage
 
@@ -20,13 +23,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: `model` is a policy's name, `messages` are {role, content} with text. `told`: a stream ends with the usage."""
+    """A request: `model` is a policy's name; `messages`, and in `tools` its tools, tool_choice and parallel_tool_calls, are in the form of
+    Chat Completions, as a policy's inputs are. `told`: a stream ends with the usage."""
 
     model: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Json]]
     schema: Json = None
     stream: bool = False
     told: bool = False
+    tools: dict[str, Json] = field(default_factory=dict)
 
 
 class Shape(Protocol):
@@ -40,7 +45,7 @@ class Shape(Protocol):
     def broken(self, problem: Refused) -> bytes: ...
 
 
-ROLES: Mapping[str, str] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
+ROLES: Mapping[str, str] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """OpenAI's roles, and ours."""
 
 
@@ -62,9 +67,18 @@ def usage(outcome: Outcome) -> Usage:
 
 def text_of(outcome: Outcome) -> str:
     """What is served, as text: JSON for a policy with a schema."""
-    import orjson
-
     return outcome.output if isinstance(outcome.output, str) else orjson.dumps(outcome.output).decode()
+
+
+def called(outcome: Outcome) -> tools.Called | None:
+    """The tools that the answer calls; None for one that calls none."""
+    served = next((e for e in reversed(outcome.trail) if isinstance(e, Tried) and e.gate is None and e.tier == outcome.tier), None)
+    return tools.called(served.text) if served is not None and served.finish == "tool_calls" else None
+
+
+def arguments(call: Mapping[str, Json]) -> str:
+    """The arguments of a call as JSON text."""
+    return orjson.dumps(call["arguments"]).decode()
 
 
 def refusal_of(outcome: Outcome) -> str:
@@ -95,7 +109,7 @@ def fields(body: Mapping[str, Json], known: Iterable[str], ignored: Iterable[str
     allowed = {*known, *ignored}
     for name in body:
         if name not in allowed:
-            raise Refused(400, "invalid_request_error", f"unknown parameter {name!r}: how models are asked is the policy's business")
+            raise wrong(f"unknown parameter {name!r}: how models are asked is the policy's business")
 
 
 def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = None) -> Any:
@@ -104,29 +118,23 @@ def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = 
     if value is default:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise Refused(400, "invalid_request_error", f"{name}: must be {WORDS[kind]}")
+        raise wrong(f"{name}: must be {WORDS[kind]}")
     return value
 
 
 WORDS = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a whole number"}
 
 
-def content_text(content: Json, where: str, kinds: tuple[str, ...] = ("text",)) -> str:
-    """The text of a message: a string, or parts of text. Raises Refused for images, files and tools, which are not carried yet."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise Refused(400, "invalid_request_error", f"{where}: must be text or a list of parts")
-    found = []
-    for i, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") not in kinds or not isinstance(part.get("text"), str):
-            raise Refused(400, "invalid_request_error", f"{where}[{i}]: only text is carried up a ladder, no images, files or tools")
-        found.append(part["text"])
-    return "\n\n".join(found)
+def given(body: Mapping[str, Json], *names: str) -> dict[str, Json]:
+    """Those of the body's values that are not null."""
+    return {name: body[name] for name in names if body.get(name) is not None}
+
+
+def wrong(what: str) -> Refused:
+    """The error of a body that is not as it should be."""
+    return Refused(400, "invalid_request_error", what)
 
 
 def sse(data: Json, event: str | None = None) -> bytes:
     """One server-sent event."""
-    import orjson
-
     return (b"event: %b\n" % event.encode() if event else b"") + b"data: " + orjson.dumps(data) + b"\n\n"
