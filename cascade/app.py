@@ -117,25 +117,27 @@ class Cascade:
     # ------------------------------------------------------------ answering
 
     @overload
-    async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None,
-                   schema: Json = None) -> Outcome[Json]: ...
+    async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None,
+                   live: Callable[[str], None] | None = None) -> Outcome[Json]: ...
 
     @overload
-    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None) -> Outcome[T]: ...
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None,
+                   live: Callable[[str], None] | None = None) -> Outcome[T]: ...
 
-    async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None,
-                   schema: Json = None) -> Outcome[Any]:
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None, schema: Json = None,
+                   live: Callable[[str], None] | None = None) -> Outcome[Any]:
         """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as; `schema` a JSON Schema in
-        place of the policy's, where its `caller_schema` allows that.
+        place of the policy's, where its `caller_schema` allows that. `live` is told the text of an answer that nothing looks at, the last
+        tier's where it has no gates, in pieces as they come; all others it is not told of.
 
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
         rungs = self._rungs_for(inputs, schema)
         if telemetry.active is None:
-            outcome = await self._request(rungs, inputs, id)
+            outcome = await self._request(rungs, inputs, id, live)
         else:
-            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id))
+            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id, live))
         return outcome if output is None else _typed(outcome, output)
 
     def require(self, inputs: Mapping[str, Json], schema: Json = None) -> None:
@@ -149,13 +151,13 @@ class Cascade:
         rungs = self._serving() if schema is None else self._with(schema)
         return _for_tools(rungs, inputs) if rungs.policy.prompt is None and tools.wanted(inputs) else rungs
 
-    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None, live: engine.Live | None) -> Outcome[Json]:
         canonical = _canonical(inputs)
         key = _key(rungs.policy, canonical)
         outcome = await self._remembered(rungs, key, id)
         if outcome is None:
             wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id))
+            outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id, live))
             if joined:
                 outcome = _at_no_cost(outcome, id)
         return outcome if self.alarm is None else replace(outcome, alarm=self.alarm)
@@ -238,16 +240,17 @@ class Cascade:
             found = self._callers[key] = made
         return found
 
-    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
+                           live: engine.Live | None) -> Outcome[Json]:
         """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline.
 
         What is put around the Ask may take a day: nobody is kept waiting for that.
         """
         if not isinstance(self._store, RedisStore) or self._around is not None:
-            return await self._answer(wiring, rungs, key, inputs, id)
+            return await self._answer(wiring, rungs, key, inputs, id, live)
         return await once(
             self._store, key, lambda: self._remembered(rungs, key, id),
-            lambda waited: self._answer(wiring, rungs, key, inputs, id, waited), _kept, lambda: self._patience,
+            lambda waited: self._answer(wiring, rungs, key, inputs, id, live, waited), _kept, lambda: self._patience,
         )  # fmt: skip
 
     @functools.cached_property
@@ -258,7 +261,7 @@ class Cascade:
         return self.policy.deadline / 2 if self.policy.deadline else bounds(self.policy).worst_seconds
 
     async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
-                      waited: float = 0.0) -> Outcome[Json]:
+                      live: engine.Live | None = None, waited: float = 0.0) -> Outcome[Json]:
         """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
 
         A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
@@ -272,7 +275,7 @@ class Cascade:
         if _chosen(policy, "shadow", policy.shadow, inputs, id):
             outcome = await engine.shadow(ladder, inputs, id=id)
         else:
-            outcome = await engine.run(ladder, inputs, seed=_skips(rungs, failures), id=id)
+            outcome = await engine.run(ladder, inputs, seed=_skips(rungs, failures), id=id, live=live)
             if drawn and outcome.status == "accepted" and outcome.tier != policy.tiers[-1].name:
                 outcome = await engine.audit(ladder, inputs, outcome)
         if self._monitor is not None and len(policy.tiers) > 1:

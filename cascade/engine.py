@@ -48,6 +48,7 @@ log = logging.getLogger("cascade")
 ZERO = Decimal(0)
 AUDIT = "audit"
 """The gate that calls of an audit are written down for."""
+Live = Callable[[str], None]
 Rule = Callable[[Policy, Sequence[Event]], Step]
 """What says the next step: `decide`, or `explore` where everything is to be asked."""
 
@@ -70,12 +71,15 @@ class Ladder:
     grader: Grader | None = None
 
 
-async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Event] = (), id: str | None = None) -> Outcome:
-    """One request up the ladder. `seed` is a trail to go on from.
+async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Event] = (), id: str | None = None, live: Live | None = None) -> Outcome:
+    """One request up the ladder. `seed` is a trail to go on from; `live` is told the pieces of an answer that nothing will look at, the last
+    tier's where it has no gates, as they come.
 
     Raises InputError or TemplateError (before anything is asked) and MissingRecording; everything else becomes an Outcome.
     """
-    return await _Climb(ladder, inputs, seed).outcome(id)
+    climb = _Climb(ladder, inputs, seed)
+    climb.live = live
+    return await climb.outcome(id)
 
 
 async def record(ladder: Ladder, inputs: Mapping[str, Json], *, id: str | None = None) -> Outcome:
@@ -192,6 +196,7 @@ class _Climb:
         self.call: Call | None = None  # the tier's first call, without repairs: what samples and votes repeat
         self.asked: Call | None = None  # the call in flight
         self.case: Case | None = None
+        self.live: Live | None = None
         self.size = 0  # of the case's value: see signals.of_answer
         self.values: dict[int, Json] = {}
         self.heard = {} if heard is None else heard  # every answer: a repaired one is measured against the same votes
@@ -262,6 +267,8 @@ class _Climb:
             self._ask_early(tier, call)
         if step.part:
             call = compose.only(self.policy, replace(call, messages=self.messages), tier, self.trail, step.part)
+        elif self.live is not None and not tier.gates and tier is self.policy.tiers[-1]:
+            call = replace(call, live=self.live)
         await self._answer(call, tier, 0, step.part)
 
     def _ask_early(self, tier: Tier, whole: Call) -> None:

@@ -141,7 +141,8 @@ class Call:
 
     `model` is `provider/model`. `params` holds what the provider takes beside messages and schema (always `max_tokens`).
     `sample` tells n draws of the same call apart. `timeout` is the call's total deadline in seconds, not part of its identity.
-    `tools` are those that the model may call, as `tools.offered` gives them.
+    `tools` are those that the model may call, as `tools.offered` gives them. `live` is told the answer's text in pieces, as they come, by
+    providers that can; it is no part of the identity either.
     """
 
     model: str
@@ -151,6 +152,7 @@ class Call:
     sample: int = 0
     timeout: float | None = field(default=None, compare=False)
     tools: Document | None = None
+    live: Callable[[str], None] | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> str:

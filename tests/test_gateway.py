@@ -168,7 +168,7 @@ def test_a_stream_shows_that_it_lives_while_answers_are_verified(serving: Servin
 
         gateway = Gateway({"chat": cascade})
         ordered = order(Chat(), {"model": "chat", "messages": QUESTION, "stream": True}, gateway.policies)
-        return [event async for event in gateway._stream(ordered, asyncio.ensure_future(gateway._outcome(ordered, None)))]
+        return [event async for event in gateway._stream(ordered, asyncio.ensure_future(gateway._outcome(ordered, None)), asyncio.Queue())]
 
     found = asyncio.run(events())
     assert found[0] == b": verifying\n\n"

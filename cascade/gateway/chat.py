@@ -58,28 +58,46 @@ class Chat(OpenAi):
                       "completion_tokens_details": {"reasoning_tokens": used.reasoning}},
         }  # fmt: skip
 
-    def events(self, asked: Asked, reply: dict[str, Json]) -> Iterator[bytes]:
-        (choice,) = reply["choices"]
-        message = choice["message"]
-        head = {"id": reply["id"], "object": "chat.completion.chunk", "created": reply["created"], "model": reply["model"]}
-        more: dict[str, Json] = {"usage": None} if asked.told else {}
-
-        def chunk(delta: dict[str, Json], finish: str | None = None) -> bytes:
-            return sse({**head, **more, "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]})
-
-        yield chunk({"role": "assistant", "content": "" if message["content"] is not None else None, "refusal": None})
-        for name in ("content", "refusal"):
-            if message[name] is not None:
-                yield chunk({name: message[name]})
-        for i, call in enumerate(message.get("tool_calls", ())):
-            yield chunk({"tool_calls": [{"index": i, **call}]})
-        yield chunk({}, choice["finish_reason"])
-        if asked.told:
-            yield sse({**head, "choices": [], "usage": reply["usage"]})
-        yield b"data: [DONE]\n\n"
+    def stream(self, asked: Asked, id: str, created: int) -> ChatStream:
+        return ChatStream(asked, id, created)
 
     def broken(self, problem: Refused) -> bytes:
         return sse(self.error(problem))
+
+
+class ChatStream:
+    """A completion in chunks."""
+
+    def __init__(self, asked: Asked, id: str, created: int) -> None:
+        self._told, self._said = asked.told, ""
+        self._head = {"id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": created, "model": asked.model}
+        self._begun = False
+
+    def _chunk(self, delta: dict[str, Json], finish: str | None = None) -> bytes:
+        more: dict[str, Json] = {"usage": None} if self._told else {}
+        return sse({**self._head, **more, "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]})
+
+    def _begin(self, content: str | None) -> bytes:
+        begun, self._begun = self._begun, True
+        return b"" if begun else self._chunk({"role": "assistant", "content": content, "refusal": None})
+
+    def piece(self, text: str) -> bytes:
+        self._said += text
+        return self._begin("") + self._chunk({"content": text})
+
+    def end(self, reply: dict[str, Json]) -> Iterator[bytes]:
+        (choice,) = reply["choices"]
+        message = choice["message"]
+        yield self._begin(None if message["content"] is None else "")
+        for name, said in (("content", self._said), ("refusal", "")):
+            if message[name] is not None and message[name] != said:
+                yield self._chunk({name: message[name]})
+        for i, call in enumerate(message.get("tool_calls", ())):
+            yield self._chunk({"tool_calls": [{"index": i, **call}]})
+        yield self._chunk({}, choice["finish_reason"])
+        if self._told:
+            yield sse({**self._head, "choices": [], "usage": reply["usage"]})
+        yield b"data: [DONE]\n\n"
 
 
 def _message(message: Json, where: str) -> dict[str, Json]:

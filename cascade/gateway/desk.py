@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import jiter
 
@@ -15,7 +15,7 @@ from cascade.errors import ConfigurationError, InputError, MissingRecording, Tem
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
 from cascade.gateway.responses import Responses
-from cascade.gateway.wire import Asked, Refused, Shape, ended, wrong
+from cascade.gateway.wire import Asked, Refused, Shape, Stream, ended, wrong
 from cascade.outcome import Outcome
 from cascade.types import Json, Template
 
@@ -36,11 +36,12 @@ class Order:
     cascade: Cascade
     inputs: dict[str, Json]
     id: str
+    created: int = field(default_factory=lambda: int(time.time()))
 
-    async def answer(self) -> Outcome:
-        """The ladder's outcome. Raises Refused."""
+    async def answer(self, live: Callable[[str], None] | None = None) -> Outcome:
+        """The ladder's outcome; `live` as in `Cascade.arun`. Raises Refused."""
         try:
-            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema)
+            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema, live=live)
         except BAD as err:
             raise refused(err) from err
 
@@ -56,12 +57,16 @@ class Order:
         problem = ended(outcome)
         if problem is not None:
             raise problem
-        return self.shape.reply(self.asked, outcome, self.id, int(time.time()))
+        return self.shape.reply(self.asked, outcome, self.id, self.created)
 
-    def events(self, outcome: Outcome) -> Iterator[bytes]:
-        """The stream that an outcome is; one that is an error to the caller is an event."""
+    def stream(self) -> Stream:
+        """The answer as events, before it is there."""
+        return self.shape.stream(self.asked, self.id, self.created)
+
+    def events(self, outcome: Outcome, stream: Stream | None = None) -> Iterator[bytes]:
+        """The stream that an outcome is, or the rest of one that has begun; one that is an error to the caller is an event."""
         try:
-            yield from self.shape.events(self.asked, self.reply(outcome))
+            yield from (stream or self.stream()).end(self.reply(outcome))
         except Refused as problem:
             yield self.shape.broken(problem)
 

@@ -42,17 +42,8 @@ class Messages:
                       "cache_creation_input_tokens": used.cache_written, "output_tokens": used.output},
         }  # fmt: skip
 
-    def events(self, asked: Asked, reply: dict[str, Json]) -> Iterator[bytes]:
-        start = {**reply, "content": [], "stop_reason": None, "usage": {**reply["usage"], "output_tokens": 0}}
-        yield sse({"type": "message_start", "message": start}, "message_start")
-        for i, block in enumerate(reply["content"]):
-            empty, delta = _begun(block)
-            yield sse({"type": "content_block_start", "index": i, "content_block": empty}, "content_block_start")
-            yield sse({"type": "content_block_delta", "index": i, "delta": delta}, "content_block_delta")
-            yield sse({"type": "content_block_stop", "index": i}, "content_block_stop")
-        ends = {"stop_reason": reply["stop_reason"], "stop_sequence": None}
-        yield sse({"type": "message_delta", "delta": ends, "usage": {"output_tokens": reply["usage"]["output_tokens"]}}, "message_delta")
-        yield sse({"type": "message_stop"}, "message_stop")
+    def stream(self, asked: Asked, id: str, created: int) -> MessageStream:
+        return MessageStream(asked, id)
 
     def alive(self) -> bytes:
         return sse({"type": "ping"}, "ping")
@@ -62,6 +53,48 @@ class Messages:
 
     def broken(self, problem: Refused) -> bytes:
         return sse(self.error(problem), "error")
+
+
+class MessageStream:
+    """A message in its events."""
+
+    def __init__(self, asked: Asked, id: str) -> None:
+        self._head = {"id": f"msg_{id}", "type": "message", "role": "assistant", "model": asked.model, "stop_reason": None, "stop_sequence": None}
+        self._said = ""
+
+    def _begin(self, usage: Json) -> bytes:
+        message: dict[str, Json] = {**self._head, "content": [], "usage": {**usage, "output_tokens": 0}}
+        return sse({"type": "message_start", "message": message}, "message_start")
+
+    def piece(self, text: str) -> bytes:
+        begun = b"" if self._said else self._begin({"input_tokens": 0}) + _block_start(0, {"type": "text", "text": ""})
+        self._said += text
+        return begun + _block_delta(0, {"type": "text_delta", "text": text})
+
+    def end(self, reply: dict[str, Json]) -> Iterator[bytes]:
+        counted = reply["usage"] if self._said else {"output_tokens": reply["usage"]["output_tokens"]}
+        if self._said:
+            yield _block_stop(0)
+        else:
+            yield self._begin(reply["usage"])
+            for i, block in enumerate(reply["content"]):
+                empty, delta = _begun(block)
+                yield _block_start(i, empty) + _block_delta(i, delta) + _block_stop(i)
+        ends = {"stop_reason": reply["stop_reason"], "stop_sequence": None}
+        yield sse({"type": "message_delta", "delta": ends, "usage": counted}, "message_delta")
+        yield sse({"type": "message_stop"}, "message_stop")
+
+
+def _block_start(i: int, block: Json) -> bytes:
+    return sse({"type": "content_block_start", "index": i, "content_block": block}, "content_block_start")
+
+
+def _block_delta(i: int, delta: Json) -> bytes:
+    return sse({"type": "content_block_delta", "index": i, "delta": delta}, "content_block_delta")
+
+
+def _block_stop(i: int) -> bytes:
+    return sse({"type": "content_block_stop", "index": i}, "content_block_stop")
 
 
 def _begun(block: dict[str, Json]) -> tuple[Json, Json]:

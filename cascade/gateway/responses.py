@@ -49,56 +49,109 @@ class Responses(OpenAi):
 
     def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]:
         used, calls = usage(outcome), called(outcome)
-        said: dict[str, Json] = ({"type": "refusal", "refusal": refusal_of(outcome)} if outcome.status == "refused"
-                                 else {"type": "output_text", "text": text_of(outcome), "annotations": [], "logprobs": []})  # fmt: skip
-        message = {"id": f"msg_{id}", "type": "message", "status": "completed", "role": "assistant", "content": [said]}
-        output: list[Json] = [message]
+        said = {"type": "refusal", "refusal": refusal_of(outcome)} if outcome.status == "refused" else _text(
+            text_of(outcome) if calls is None else calls.said)  # fmt: skip
+        output: list[Json] = [_message(id, said)] if calls is None or calls.said else []
         if calls is not None:
-            message["content"] = [{**said, "text": calls.said}]
-            made = [{"id": f"fc_{id}_{i}", "type": "function_call", "status": "completed", "call_id": f"call_{id}_{i}", "name": call["name"],
-                     "arguments": arguments(call)} for i, call in enumerate(calls.calls)]  # fmt: skip
-            output = [message, *made] if calls.said else made
+            output += [{"id": f"fc_{id}_{i}", "type": "function_call", "status": "completed", "call_id": f"call_{id}_{i}", "name": call["name"],
+                        "arguments": arguments(call)} for i, call in enumerate(calls.calls)]  # fmt: skip
         return {
-            "id": f"resp_{id}", "object": "response", "created_at": created, "status": "completed", "model": asked.model, "output": output,
-            "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "temperature": None, "top_p": None, "store": False,
-            "parallel_tool_calls": asked.tools.get("parallel_tool_calls", True), "tool_choice": _flat(asked.tools.get("tool_choice", "auto")),
-            "tools": [_flat(tool) for tool in asked.tools.get("tools", ())], "text": {"format": {"type": "text"}},
+            **_head(asked, id, created), "output": output,
             "usage": {"input_tokens": used.input, "input_tokens_details": {"cached_tokens": used.cached, "cache_write_tokens": used.cache_written},
                       "output_tokens": used.output, "output_tokens_details": {"reasoning_tokens": used.reasoning},
                       "total_tokens": used.input + used.output},
         }  # fmt: skip
 
-    def events(self, asked: Asked, reply: dict[str, Json]) -> Iterator[bytes]:
-        begun = {**reply, "status": "in_progress", "output": [], "usage": None}
-        steps: list[tuple[str, dict[str, Json]]] = [("response.created", {"response": begun}), ("response.in_progress", {"response": begun})]
-        for at, item in enumerate(reply["output"]):
-            steps += _called(item, at) if item["type"] == "function_call" else _said(item, at)
-        steps.append(("response.completed", {"response": reply}))
-        for number, (name, data) in enumerate(steps):
-            yield sse({"type": name, "sequence_number": number, **data}, name)
+    def stream(self, asked: Asked, id: str, created: int) -> ResponseStream:
+        return ResponseStream(asked, id, created)
 
     def broken(self, problem: Refused) -> bytes:
         return sse({"type": "error", "sequence_number": 0, "code": problem.kind, "message": str(problem), "param": None}, "error")
 
 
+def _head(asked: Asked, id: str, created: int) -> dict[str, Json]:
+    """A response but for its output and usage."""
+    return {
+        "id": f"resp_{id}", "object": "response", "created_at": created, "status": "completed", "model": asked.model, "error": None,
+        "incomplete_details": None, "instructions": None, "metadata": {}, "temperature": None, "top_p": None, "store": False,
+        "parallel_tool_calls": asked.tools.get("parallel_tool_calls", True), "tool_choice": _flat(asked.tools.get("tool_choice", "auto")),
+        "tools": [_flat(tool) for tool in asked.tools.get("tools", ())], "text": {"format": {"type": "text"}},
+    }  # fmt: skip
+
+
 Steps = list[tuple[str, dict[str, Json]]]
 
 
-def _said(message: dict[str, Json], at: int) -> Steps:
-    """The events of a message."""
+class ResponseStream:
+    """A response in its events, which are numbered."""
+
+    def __init__(self, asked: Asked, id: str, created: int) -> None:
+        self._asked, self._id, self._created = asked, id, created
+        self._number, self._said = 0, ""
+        self._place: dict[str, Json] = {"item_id": f"msg_{id}", "output_index": 0, "content_index": 0}
+
+    def _events(self, steps: Steps) -> bytes:
+        made = b""
+        for name, data in steps:
+            made += sse({"type": name, "sequence_number": self._number, **data}, name)
+            self._number += 1
+        return made
+
+    def _begin(self) -> Steps:
+        response = {**_head(self._asked, self._id, self._created), "status": "in_progress", "output": [], "usage": None}
+        return [("response.created", {"response": response}), ("response.in_progress", {"response": response})]
+
+    def piece(self, text: str) -> bytes:
+        steps: Steps = [] if self._said else [*self._begin(), *_opened(_message(self._id, _text("")), 0)]
+        self._said += text
+        return self._events([*steps, ("response.output_text.delta", {**self._place, "logprobs": [], "delta": text})])
+
+    def end(self, reply: dict[str, Json]) -> Iterator[bytes]:
+        steps: Steps = []
+        if self._said:
+            steps += _closed(_message(self._id, _text(self._said)), 0)
+        else:
+            steps += self._begin()
+            for at, item in enumerate(reply["output"]):
+                steps += _called(item, at) if item["type"] == "function_call" else _whole(item, at)
+        yield self._events([*steps, ("response.completed", {"response": reply})])
+
+
+def _message(id: str, said: dict[str, Json]) -> dict[str, Json]:
+    return {"id": f"msg_{id}", "type": "message", "status": "completed", "role": "assistant", "content": [said]}
+
+
+def _text(text: str) -> dict[str, Json]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _opened(message: dict[str, Json], at: int) -> Steps:
+    """The events before a message's first piece."""
     (said,) = message["content"]
-    place: dict[str, Json] = {"item_id": message["id"], "output_index": at, "content_index": 0}
-    kind = "refusal" if said["type"] == "refusal" else "output_text"
-    word = "refusal" if kind == "refusal" else "text"
-    more: dict[str, Json] = {} if kind == "refusal" else {"logprobs": []}
+    word = "refusal" if said["type"] == "refusal" else "text"
     return [
         ("response.output_item.added", {"output_index": at, "item": {**message, "status": "in_progress", "content": []}}),
-        ("response.content_part.added", {**place, "part": {**said, word: ""}}),
-        (f"response.{kind}.delta", {**place, **more, "delta": said[word]}),
-        (f"response.{kind}.done", {**place, **more, word: said[word]}),
-        ("response.content_part.done", {**place, "part": said}),
-        ("response.output_item.done", {"output_index": at, "item": message}),
+        ("response.content_part.added", {"item_id": message["id"], "output_index": at, "content_index": 0, "part": {**said, word: ""}}),
     ]
+
+
+def _closed(message: dict[str, Json], at: int) -> Steps:
+    """The events after its last one."""
+    (said,) = message["content"]
+    place: dict[str, Json] = {"item_id": message["id"], "output_index": at, "content_index": 0}
+    done = ("response.refusal.done", {"refusal": said["refusal"]}) if said["type"] == "refusal" else (
+        "response.output_text.done", {"logprobs": [], "text": said["text"]})  # fmt: skip
+    return [(done[0], {**place, **done[1]}), ("response.content_part.done", {**place, "part": said}),
+            ("response.output_item.done", {"output_index": at, "item": message})]  # fmt: skip
+
+
+def _whole(message: dict[str, Json], at: int) -> Steps:
+    """The events of a message in one piece."""
+    (said,) = message["content"]
+    place: dict[str, Json] = {"item_id": message["id"], "output_index": at, "content_index": 0}
+    delta = ("response.refusal.delta", {"delta": said["refusal"]}) if said["type"] == "refusal" else (
+        "response.output_text.delta", {"logprobs": [], "delta": said["text"]})  # fmt: skip
+    return [*_opened(message, at), (delta[0], {**place, **delta[1]}), *_closed(message, at)]
 
 
 def _called(call: dict[str, Json], at: int) -> Steps:

@@ -73,18 +73,19 @@ class Gateway:
                 return _no(shape, problem)
             except ClientDisconnect:
                 return Response(status_code=400)
-            work = asyncio.ensure_future(self._outcome(ordered, who))
             if ordered.asked.stream:
+                pieces: asyncio.Queue[str] = asyncio.Queue()
+                work = asyncio.ensure_future(self._outcome(ordered, who, pieces.put_nowait))
                 headers = {"x-cascade-trail-id": ordered.id, "cache-control": "no-store"}
-                return StreamingResponse(self._stream(ordered, work), media_type="text/event-stream", headers=headers)
-            return await self._whole(ordered, work, request)
+                return StreamingResponse(self._stream(ordered, work, pieces), media_type="text/event-stream", headers=headers)
+            return await self._whole(ordered, asyncio.ensure_future(self._outcome(ordered, who)), request)
 
         return handle
 
-    async def _outcome(self, ordered: Order, who: str | None) -> Outcome:
+    async def _outcome(self, ordered: Order, who: str | None, live: Callable[[str], None] | None = None) -> Outcome:
         started = time.perf_counter()
         try:
-            outcome = await ordered.answer()
+            outcome = await ordered.answer(live)
         except Refused as problem:
             self._refuse(problem)
             raise
@@ -121,17 +122,32 @@ class Gateway:
             gone.cancel()
             work.cancel()
 
-    async def _stream(self, ordered: Order, work: asyncio.Future[Outcome]) -> AsyncIterator[bytes]:
-        """Signs of life until the answer is accepted, then the answer. Starlette cancels this when the caller goes."""
+    async def _stream(self, ordered: Order, work: asyncio.Future[Outcome], pieces: asyncio.Queue[str]) -> AsyncIterator[bytes]:
+        """Signs of life until the answer is accepted, then the answer; pieces of one that nothing looks at, as they come. Starlette cancels this
+        when the caller goes."""
+        stream = ordered.stream()
+        piece = asyncio.ensure_future(pieces.get())
         try:
-            while not (await asyncio.wait({work}, timeout=ALIVE))[0]:
-                yield ordered.shape.alive()
-            for event in ordered.events(await work):
+            waiting: set[asyncio.Future[Any]] = {work, piece}
+            while not work.done():
+                await asyncio.wait(waiting, timeout=ALIVE, return_when=asyncio.FIRST_COMPLETED)
+                if piece.done():
+                    yield stream.piece(piece.result())
+                    piece = asyncio.ensure_future(pieces.get())
+                    waiting = {work, piece}
+                elif not work.done():
+                    yield ordered.shape.alive()
+            if piece.done():
+                yield stream.piece(piece.result())
+            while not pieces.empty():
+                yield stream.piece(pieces.get_nowait())
+            for event in ordered.events(await work, stream):
                 yield event
         except Refused as problem:
             yield ordered.shape.broken(problem)
         finally:
             work.cancel()
+            piece.cancel()
 
     # ------------------------------------------------------------ who asks
 

@@ -34,12 +34,22 @@ class Asked:
     tools: dict[str, Json] = field(default_factory=dict)
 
 
+class Stream(Protocol):
+    """One answer as server-sent events."""
+
+    def piece(self, text: str) -> bytes:
+        """Some of its text, before the rest is known."""
+
+    def end(self, reply: dict[str, Json]) -> Iterable[bytes]:
+        """All of the reply that is not yet told."""
+
+
 class Shape(Protocol):
     """One provider's way to ask, to answer, to stream and to say no. `created` is in seconds since 1970."""
 
     def asked(self, body: Mapping[str, Json]) -> Asked: ...
     def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]: ...
-    def events(self, asked: Asked, reply: dict[str, Json]) -> Iterable[bytes]: ...
+    def stream(self, asked: Asked, id: str, created: int) -> Stream: ...
     def alive(self) -> bytes: ...
     def error(self, problem: Refused) -> dict[str, Json]: ...
     def broken(self, problem: Refused) -> bytes: ...

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import orjson
 
 from cascade import prices, tools
-from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, TimedOut
+from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, ProviderError, TimedOut
 from cascade.providers import Capabilities, capabilities, is_own_server, kind, logprobs, missing_key, replies, unsupported
 from cascade.providers.failures import bad_reply, translated
+from cascade.providers.live import Listening, Streamed, listener
 from cascade.types import NOTHING, Answer, Call, FinishReason, Json, Message, Provider, Usage
 
 _MOST_PLANS = 512
@@ -51,6 +52,12 @@ class Wire(Protocol):
     def read(self, reply: dict[str, Any], where: str) -> Reading: ...
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None: ...
+
+    def streamed(self) -> Streamed | None:
+        """What reads a stream of this wire; None where it has none."""
+
+    def streaming(self) -> dict[str, Json]:
+        """What a body has for a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +105,39 @@ class SdkAdapter:
 
     async def __call__(self, call: Call) -> Answer:
         """Asks. Raises ProviderError and ConfigurationError as in errors.py; `call.timeout` bounds the whole call."""
-        body = self.body(call)
+        heard = self._listening(call)
+        body = self.body(call, heard is not None)
         client = self._client()
         started = time.perf_counter()
         try:
             async with asyncio.timeout(call.timeout):
-                content = await self._post(client, body, call.model)
+                content = await (self._post(client, body, call.model) if heard is None else self._listen(client, body, call.model, heard))
         except TimeoutError as error:
             raise TimedOut(f"{call.model}: no answer within {call.timeout:g} s") from error
-        return self.answer(call, replies.load(content, call.model), time.perf_counter() - started)
+        whole = heard is None or content[:1] == b"{"  # some servers do not stream, whatever they are told
+        reply = replies.load(content, call.model) if whole or heard is None else heard.reply()
+        return self.answer(call, reply, time.perf_counter() - started)
+
+    def _listening(self, call: Call) -> Listening | None:
+        """What hears the answer as it comes, where somebody wants that and it can be had: the clouds' clients pack their streams."""
+        if call.live is None or self._as_json or call.tools is not None or call.params.json.get("logprobs"):
+            return None
+        streamed = self.wire.streamed()
+        return None if streamed is None else Listening(streamed, call.live, call.model)
+
+    async def _listen(self, client: _Client, body: bytes, where: str, heard: Listening) -> bytes:
+        """As `_post`. What breaks off after its first piece was told is not asked again: BadReply."""
+        before = listener.set(heard.feed)
+        try:
+            return await self._post(client, body, where)
+        except ProviderError as error:
+            if not heard.told:
+                raise
+            broken = bad_reply(where, f"the stream broke off after {heard.told} characters: {error}")
+            broken.billed = True
+            raise broken from error
+        finally:
+            listener.reset(before)
 
     async def close(self) -> None:
         """Closes the connections of the running loop."""
@@ -115,8 +146,9 @@ class SdkAdapter:
 
     # ------------------------------------------------------------ out
 
-    def body(self, call: Call) -> bytes:
-        """What goes upstream: a JSON object. Raises ConfigurationError for what the model does not take, InputError for no text."""
+    def body(self, call: Call, live: bool = False) -> bytes:
+        """What goes upstream: a JSON object; `live`: it asks for a stream. Raises ConfigurationError for what the model does not take,
+        InputError for no text."""
         plan = self._plan(call)
         messages = call.messages if plan.suffix is None else _with_suffix(call.messages, plan.suffix)
         try:
@@ -126,7 +158,8 @@ class SdkAdapter:
         seed = b""
         if plan.seed is not None and (plan.seeded or call.sample > 0):
             seed = b'"seed":%d,' % (plan.seed + call.sample)
-        return head[:-1] + b"," + seed + plan.tail
+        stream = orjson.dumps(self.wire.streaming())[1:-1] + b"," if live else b""
+        return head[:-1] + b"," + seed + stream + plan.tail
 
     def _plan(self, call: Call) -> Plan:
         key = (call.model, call.params.digest, call.schema.digest if call.schema else None, call.tools.digest if call.tools else None)

@@ -13,6 +13,7 @@ from cascade.prices import Pricing
 from cascade.providers import Adapter, Capabilities, key_env
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
+from cascade.providers.live import Streamed
 from cascade.providers.replies import count, text, usage
 from cascade.types import NOTHING, FinishReason, Json, Message, Part, Provider, Text, ToolCall, ToolResult, Usage
 
@@ -125,6 +126,37 @@ class Messages:
             written,
             count(record.get("output_tokens_details"), "thinking_tokens", where),
         )
+
+    def streamed(self) -> Streamed:
+        return _Stream()
+
+    def streaming(self) -> dict[str, Json]:
+        return {"stream": True}
+
+
+class _Stream:
+    """The events of a message: its head, the text of its blocks, and how it ended with the last count of its tokens."""
+
+    def __init__(self) -> None:
+        self._reply: dict[str, Any] = {}
+        self._said = ""
+        self._ended = False
+
+    def take(self, event: dict[str, Any]) -> str:
+        kind, delta = event.get("type"), event.get("delta")
+        if kind == "message_start" and isinstance(event.get("message"), dict):
+            self._reply = {**event["message"], "content": []}
+        elif kind == "content_block_delta" and isinstance(delta, dict) and delta.get("type") == "text_delta" and isinstance(delta.get("text"), str):
+            self._said += delta["text"]
+            return str(delta["text"])
+        elif kind == "message_delta" and isinstance(delta, dict):
+            counted = {name: count for name, count in (event.get("usage") or {}).items() if count is not None}
+            self._reply |= {"stop_reason": delta.get("stop_reason"), "usage": {**(self._reply.get("usage") or {}), **counted}}
+        self._ended = self._ended or kind == "message_stop"
+        return ""
+
+    def reply(self) -> dict[str, Any] | None:
+        return {**self._reply, "content": [{"type": "text", "text": self._said}] if self._said else []} if self._ended else None
 
 
 _CHOICES = {"auto": "auto", "none": "none", "required": "any"}

@@ -70,6 +70,12 @@ class Decisions:
             raise bad_reply(where, f"200, but no answers{_error_in(reply)}")
         return Reading(orjson.dumps({"answers": answers}).decode(), "stop", text(reply.get("model"), "model", where))
 
+    def streamed(self) -> None:
+        return None
+
+    def streaming(self) -> dict[str, Json]:
+        return {}
+
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
         return in_and_out(reply.get("usage"), where)
 

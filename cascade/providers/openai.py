@@ -12,6 +12,7 @@ from cascade.prices import Pricing
 from cascade.providers import Adapter, Capabilities, is_own_server, key_env, kind
 from cascade.providers.adapter import Reading, SdkAdapter
 from cascade.providers.failures import bad_reply
+from cascade.providers.live import Streamed
 from cascade.providers.replies import count, in_and_out, text, usage
 from cascade.types import NOTHING, FinishReason, Image, Json, Message, Part, Provider, Text, ToolCall, ToolResult, Usage
 
@@ -20,7 +21,7 @@ def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
     """The adapter for a provider of kind openai, azure or one of the compatible ones."""
     dated_azure = "api_version" in provider.options  # the deployments API, older than Azure's /openai/v1
     own_limits = kind(provider.kind).compat or is_own_server(provider)
-    chat = Chat("max_tokens" if own_limits else "max_completion_tokens")
+    chat = Chat("max_tokens" if own_limits else "max_completion_tokens", counts=provider.kind != "mistral")
     wire = Responses() if provider.options.get("api") == "responses" else chat
     return SdkAdapter(provider, pricing, wire, _azure_client if dated_azure else _client, as_json=dated_azure)
 
@@ -70,12 +71,12 @@ _FINISHES: Mapping[str, FinishReason] = {"length": "length", "max_tokens": "leng
 
 
 class Chat:
-    """Chat Completions. `limit` is the server's word for max_tokens."""
+    """Chat Completions. `limit` is the server's word for max_tokens; `counts`: it has to be told to count the tokens of a stream."""
 
     path = "/chat/completions"
 
-    def __init__(self, limit: str) -> None:
-        self._limit = limit
+    def __init__(self, limit: str, counts: bool = True) -> None:
+        self._limit, self._counts = limit, counts
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]:
         fields: dict[str, Json] = {"model": model}
@@ -129,6 +130,37 @@ class Chat:
             completion += reasoning  # some servers (xAI) count reasoning beside the completion
         cached, written = count(details, "cached_tokens", where), count(details, "cache_write_tokens", where)
         return usage(prompt, completion, cached, written, reasoning)
+
+    def streamed(self) -> Streamed:
+        return _ChatStream()
+
+    def streaming(self) -> dict[str, Json]:
+        return {"stream": True, "stream_options": {"include_usage": True}} if self._counts else {"stream": True}
+
+
+class _ChatStream:
+    """The chunks of a completion; the last one may have the usage and no choice."""
+
+    def __init__(self) -> None:
+        self._reply: dict[str, Any] = {}
+        self._message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": ""}
+        self._finish: Any = None
+
+    def take(self, event: dict[str, Any]) -> str:
+        self._reply |= {name: event[name] for name in ("model", "service_tier", "usage") if event.get(name) is not None}
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        self._finish = choice.get("finish_reason") or self._finish
+        delta = choice.get("delta")
+        found = {name: delta[name] for name in ("content", "refusal") if isinstance(delta.get(name), str)} if isinstance(delta, dict) else {}
+        for name, more in found.items():
+            self._message[name] += more
+        return str(found.get("content", ""))
+
+    def reply(self) -> dict[str, Any] | None:
+        if self._finish is None:
+            return None
+        return {**self._reply, "choices": [{"index": 0, "finish_reason": self._finish, "message": self._message}]}
 
 
 def _chat_turns(message: Message) -> list[dict[str, Json]]:
@@ -277,3 +309,25 @@ class Responses:
 
     def usage(self, reply: dict[str, Any], where: str) -> Usage | None:
         return in_and_out(reply.get("usage"), where)
+
+    def streamed(self) -> Streamed:
+        return _ResponseStream()
+
+    def streaming(self) -> dict[str, Json]:
+        return {"stream": True}
+
+
+class _ResponseStream:
+    """The events of a response: the last one holds it all."""
+
+    def __init__(self) -> None:
+        self._reply: dict[str, Any] | None = None
+
+    def take(self, event: dict[str, Any]) -> str:
+        if event.get("type") in ("response.completed", "response.incomplete", "response.failed") and isinstance(event.get("response"), dict):
+            self._reply = event["response"]
+        delta = event.get("delta")
+        return delta if event.get("type") == "response.output_text.delta" and isinstance(delta, str) else ""
+
+    def reply(self) -> dict[str, Any] | None:
+        return self._reply

@@ -20,6 +20,7 @@ import aiohttp
 import httpx2
 
 from cascade.errors import BadReply
+from cascade.providers.live import Listener, listener
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes a reply may have, on the wire and decoded."""
@@ -95,7 +96,7 @@ class Aiohttp(httpx2.AsyncBaseTransport):
                 allow_redirects=False,
                 proxy=self._proxy(request.url),
             ) as reply:
-                body = await _read(reply.content.iter_any(), reply.content_length)
+                body = await _read(reply.content.iter_any(), reply.content_length, _told(reply.status, reply.headers.get("content-encoding")))
                 return _response(reply.status, reply.raw_headers, body)
         except aiohttp.ClientConnectorError as error:
             raise httpx2.ConnectError(str(error), request=request) from error
@@ -122,7 +123,8 @@ class Bounded(httpx2.AsyncBaseTransport):
         reply = await self._inner.handle_async_request(request)
         try:
             length = reply.headers.get("content-length", "")
-            body = await _read(reply.stream, int(length) if length.isdigit() else None)  # type: ignore[arg-type]  # an async stream
+            told = _told(reply.status_code, reply.headers.get("content-encoding"))
+            body = await _read(reply.stream, int(length) if length.isdigit() else None, told)  # type: ignore[arg-type]  # an async stream
         finally:
             await reply.aclose()
         return _response(reply.status_code, reply.headers.raw, body)
@@ -135,7 +137,12 @@ class _Chunks(Protocol):
     def __aiter__(self) -> Any: ...
 
 
-async def _read(chunks: _Chunks, length: int | None) -> bytes:
+def _told(status: int, encoding: str | None) -> Listener | None:
+    """Who is told the pieces of a reply as they come; nobody is told packed ones, nor errors."""
+    return listener.get() if status == 200 and encoding in (None, "", "identity") else None
+
+
+async def _read(chunks: _Chunks, length: int | None, told: Listener | None) -> bytes:
     if length is not None and length > MAX_BODY:
         raise BadReply(f"the reply has {length} bytes; at most {MAX_BODY} are taken")
     parts: list[bytes] = []
@@ -145,6 +152,8 @@ async def _read(chunks: _Chunks, length: int | None) -> bytes:
         size += len(chunk)
         if size > MAX_BODY:
             raise BadReply(f"the reply has more than {MAX_BODY} bytes")
+        if told is not None:
+            told(chunk)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
