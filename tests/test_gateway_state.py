@@ -173,24 +173,27 @@ def test_a_folder_that_cannot_be_made_is_told_at_start(tmp_path: Path) -> None:
 
 
 FULL = """
-import asyncio, sys
+import asyncio, resource, sys
 from cascade.gateway.state import State
 state = State(sys.argv[1])
-async def fill(size):
+def add(id):
+    return lambda db: db.execute("INSERT INTO trail VALUES (NULL, ?, NULL, zeroblob(100000))", (id,))
+async def kept(id):
+    return await state.read(lambda db: db.execute("SELECT count(*) FROM trail WHERE id = ?", (id,)).fetchone()[0])
+async def go():
     try:
         while True:
-            await state.do(lambda db: db.execute("INSERT INTO trail VALUES (NULL, 'x', NULL, zeroblob(?))", (size,)))
+            await state.do(add("fill"))
     except Exception as err:
-        return type(err).__module__
-async def go():
-    print(await fill(100_000), await fill(1), state.problem is not None)
-    state.soon(lambda db: db.execute("INSERT INTO spent VALUES ('a', 'b', 7)"), "owed")
-    print(await state.read(lambda db: db.execute("SELECT cost FROM spent").fetchall()))
-    import resource
+        print(type(err).__module__, state.problem is not None)
+    state.soon(add("lost"))
+    state.soon(add("owed"), "owed")
+    await state.do(lambda db: None, "process")
+    print(await kept("lost"), await kept("owed"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    while await state.read(lambda db: db.execute("SELECT cost FROM spent").fetchall()) != [(7,)]:
+    while not await kept("owed"):
         await asyncio.sleep(0.01)
-    print(state.problem)
+    print(await kept("lost"), await kept("owed"), state.problem)
 asyncio.run(go())
 state.close()
 """
@@ -201,5 +204,5 @@ def test_on_a_full_disk_what_is_owed_waits_until_there_is_room(tmp_path: Path) -
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
 
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)], preexec_fn=small, capture_output=True, text=True, timeout=60)
-    assert (done.stdout.splitlines(), done.returncode) == (["sqlite3 sqlite3 True", "[]", "None"], 0), done.stderr
+    assert (done.stdout.splitlines(), done.returncode) == (["sqlite3 True", "0 0", "0 1 None"], 0), done.stderr
     assert done.stderr.count("cannot write the gateway's state") == 1
