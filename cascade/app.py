@@ -21,13 +21,14 @@ import orjson
 
 from cascade import binding, compose, engine, prices, prompts, records, telemetry, verifiers
 from cascade.around.breaker import breaker
-from cascade.around.lease import once
+from cascade.around.lease import Leases, once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
 from cascade.budget import Account, Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
+from cascade.disk_leases import DiskLeases
 from cascade.errors import ConfigurationError, InputError, PolicyError, Unpaid
 from cascade.grade import Grader
 from cascade.monitor import live, observe
@@ -79,16 +80,20 @@ class Cascade:
 
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
     and in memory only where `ask` is given, since what fakes answer is no traffic. `purse` is a run's budget that
-    processes share, in place of the policy's own.
+    processes share, in place of the policy's own. `shared`: processes that have the same cache on disk make equal requests once among
+    them, as they always do with one in Redis.
     """
 
     def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
-                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None) -> None:
+                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None, shared: bool = False) -> None:
         self.policy = policy
         self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
         self._around = around
         self._store = _open_store(cache or policy.cache)
+        self._leases: Leases | None = self._store if isinstance(self._store, RedisStore) else None
+        if shared and isinstance(self._store, DiskStore):
+            self._leases = DiskLeases(self._store)
         self._settings = cache or policy.cache
         self._rungs = self._serves = _Rungs(policy)
         self._callers: dict[str, _Rungs] = {}
@@ -250,10 +255,10 @@ class Cascade:
 
         What is put around the Ask may take a day: nobody is kept waiting for that.
         """
-        if not isinstance(self._store, RedisStore) or self._around is not None:
+        if self._leases is None or self._around is not None:
             return await self._paid(wiring, rungs, key, inputs, id, account)
         return await once(
-            self._store, key, lambda: self._remembered(rungs, key, id),
+            self._leases, key, lambda: self._remembered(rungs, key, id),
             lambda waited: self._paid(wiring, rungs, key, inputs, id, account, waited), _kept, lambda: self._patience,
         )  # fmt: skip
 

@@ -203,7 +203,12 @@ def test_it_is_answered_after_a_kill_and_one_that_was_cut_off_is_asked_anew(tmp_
     with gateway_process.providing() as provider, gateway_process.running(tmp_path, provider) as gateway:
         whole, stream = post(gateway, "whole"), post(gateway, "stream", stream=True)
         provider.open.clear()
-        cut = threading.Thread(target=lambda: pytest.raises(httpx2.TransportError, post, gateway, "cut"))
+
+        def ask() -> None:
+            with pytest.raises(httpx2.TransportError):
+                post(gateway, "cut")
+
+        cut = threading.Thread(target=ask)
         cut.start()
         for _ in range(3):
             assert provider.came.acquire(timeout=10)

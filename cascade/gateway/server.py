@@ -26,8 +26,10 @@ from cascade.gateway.keys import Key, Keys
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.rates import Rates
+from cascade.gateway.reload import Reload
 from cascade.gateway.repeats import KEPT, Record, Repeats, Saved
 from cascade.gateway.rows import MOST_TRAILS, Rows, units
+from cascade.gateway.served import Served
 from cascade.gateway.spending import Limit, Payer, Spending, limit, now
 from cascade.gateway.state import State
 from cascade.gateway.wire import Refused, Shape, ended
@@ -44,17 +46,16 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Gateway:
     """The policies by name. Without `keys` only requests that name this machine as their host are answered. What is kept of requests goes
     into `state`, which is closed with the gateway; where none is given it ends with the process. `trails` False: none is kept. `run` names
-    what `budget.per_run` is for: from the start of all workers to their end."""
+    what `budget.per_run` is for: from the start of all workers to their end.
+    `reload` watches the policies' files."""
 
     def __init__(self, policies: Mapping[str, Cascade], keys: Keys | None = None, state: State | None = None, trails: bool = True,
-                 run: str | None = None) -> None:
-        self.policies, self.keys = policies, keys
+                 run: str | None = None, reload: Reload | None = None) -> None:
+        self.policies, self.keys, self.reload = Served(policies), keys, reload
         self.run = run or secrets.token_hex(8)
         self.state = state or State.temporary()
         self.rows = Rows(self.state, trails)
         self.spending, self.rates, self.repeats = Spending(self.state), Rates(self.state), Repeats(self.state)
-        for cascade in policies.values():
-            cascade.purse = None  # what a process counts for itself; the state counts for all of them
         self.started = int(time.time())
         self.metrics = Metrics()
         routes = [
@@ -70,9 +71,11 @@ class Gateway:
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
         await self.spending.collect()
+        watching = None if self.reload is None else asyncio.ensure_future(self.reload.run(self.policies.swap, self.metrics.reloaded))
         yield
-        for cascade in self.policies.values():
-            await cascade.aclose()
+        if watching is not None:
+            watching.cancel()
+        await self.policies.close()
         self.state.close()
 
     # ------------------------------------------------------------ asking
@@ -140,7 +143,8 @@ class Gateway:
         started = time.perf_counter()
         who = None if key is None else key.name
         try:
-            outcome = await ordered.answer(self._payer(ordered, key))
+            with self.policies.using(ordered.cascade):
+                outcome = await ordered.answer(self._payer(ordered, key))
         except Refused as problem:
             self._refuse(problem)
             raise
