@@ -13,7 +13,7 @@ import os
 import sqlite3
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -21,14 +21,15 @@ import orjson
 
 from cascade import binding, compose, engine, prices, prompts, records, telemetry, tools, verifiers
 from cascade.around.breaker import breaker
-from cascade.around.lease import once
+from cascade.around.lease import Leases, once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
-from cascade.budget import Budget, Purse
+from cascade.budget import Account, Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
-from cascade.errors import ConfigurationError, InputError, PolicyError
+from cascade.disk_leases import DiskLeases
+from cascade.errors import ConfigurationError, InputError, PolicyError, Unpaid
 from cascade.grade import Grader
 from cascade.monitor import live, observe
 from cascade.outcome import Outcome
@@ -61,6 +62,8 @@ log = logging.getLogger("cascade")
 T = TypeVar("T")
 ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
+ROLE_BYTES = 16
+"""What a message has beside its text."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
 
@@ -77,16 +80,20 @@ class Cascade:
 
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
     and in memory only where `ask` is given, since what fakes answer is no traffic. `purse` is a run's budget that
-    processes share, in place of the policy's own.
+    processes share, in place of the policy's own. `shared`: processes that have the same cache on disk make equal requests once among
+    them, as they always do with one in Redis.
     """
 
     def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
-                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None) -> None:
+                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None, shared: bool = False) -> None:
         self.policy = policy
         self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
         self._around = around
         self._store = _open_store(cache or policy.cache)
+        self._leases: Leases | None = self._store if isinstance(self._store, RedisStore) else None
+        if shared and isinstance(self._store, DiskStore):
+            self._leases = DiskLeases(self._store)
         self._settings = cache or policy.cache
         self._rungs = self._serves = _Rungs(policy)
         self._callers: dict[str, _Rungs] = {}
@@ -118,26 +125,27 @@ class Cascade:
 
     @overload
     async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None,
-                   live: Callable[[str], None] | None = None) -> Outcome[Json]: ...
+                   live: engine.Live | None = None, account: Account | None = None) -> Outcome[Json]: ...
 
     @overload
     async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None,
-                   live: Callable[[str], None] | None = None) -> Outcome[T]: ...
+                   live: engine.Live | None = None, account: Account | None = None) -> Outcome[T]: ...
 
     async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None, schema: Json = None,
-                   live: Callable[[str], None] | None = None) -> Outcome[Any]:
+                   live: engine.Live | None = None, account: Account | None = None) -> Outcome[Any]:
         """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as; `schema` a JSON Schema in
         place of the policy's, where its `caller_schema` allows that. `live` is told the text of an answer that nothing looks at, the last
-        tier's where it has no gates, in pieces as they come; all others it is not told of.
+        tier's where it has no gates, in pieces as they come; all others it is not told of. `account` pays for what is asked, not for what is
+        remembered or shared with an equal request in flight; it may raise Unpaid.
 
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
         rungs = self._rungs_for(inputs, schema)
         if telemetry.active is None:
-            outcome = await self._request(rungs, inputs, id, live)
+            outcome = await self._request(rungs, _Request(inputs, id, live, account))
         else:
-            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id, live))
+            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, _Request(inputs, id, live, account)))
         return outcome if output is None else _typed(outcome, output)
 
     def require(self, inputs: Mapping[str, Json], schema: Json = None) -> None:
@@ -151,16 +159,30 @@ class Cascade:
         rungs = self._serving() if schema is None else self._with(schema)
         return _for_tools(rungs, inputs) if rungs.policy.prompt is None and tools.wanted(inputs) else rungs
 
-    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None, live: engine.Live | None) -> Outcome[Json]:
-        canonical = _canonical(inputs)
-        key = _key(rungs.policy, canonical)
-        outcome = await self._remembered(rungs, key, id)
+    async def _request(self, rungs: _Rungs, request: _Request) -> Outcome[Json]:
+        key = _key(rungs.policy, _canonical(request.inputs))
+        outcome = await self._remembered(rungs, key, request.id)
         if outcome is None:
-            wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id, live))
-            if joined:
-                outcome = _at_no_cost(outcome, id)
+            outcome = await self._shared(rungs, key, request)
         return outcome if self.alarm is None else replace(outcome, alarm=self.alarm)
+
+    async def _shared(self, rungs: _Rungs, key: str, request: _Request) -> Outcome[Json]:
+        """The answer of an equal request in flight, or one's own; where the account of the other does not pay for it, one's own does."""
+        wiring, ours = self._wiring(), False
+
+        async def answer() -> Outcome[Json]:
+            nonlocal ours
+            ours = True
+            return await self._answer_once(wiring, rungs, key, request)
+
+        while True:
+            try:
+                outcome, joined = await wiring.requests.share(key, answer)
+            except Unpaid:
+                if ours:
+                    raise
+            else:
+                return _at_no_cost(outcome, request.id) if joined else outcome
 
     @overload
     def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None) -> Outcome[Json]: ...
@@ -240,18 +262,29 @@ class Cascade:
             found = self._callers[key] = made
         return found
 
-    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
-                           live: engine.Live | None) -> Outcome[Json]:
+    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, request: _Request) -> Outcome[Json]:
         """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline.
 
         What is put around the Ask may take a day: nobody is kept waiting for that.
         """
-        if not isinstance(self._store, RedisStore) or self._around is not None:
-            return await self._answer(wiring, rungs, key, inputs, id, live)
+        if self._leases is None or self._around is not None:
+            return await self._paid(wiring, rungs, key, request)
         return await once(
-            self._store, key, lambda: self._remembered(rungs, key, id),
-            lambda waited: self._answer(wiring, rungs, key, inputs, id, live, waited), _kept, lambda: self._patience,
+            self._leases, key, lambda: self._remembered(rungs, key, request.id),
+            lambda waited: self._paid(wiring, rungs, key, request, waited), _kept, lambda: self._patience,
         )  # fmt: skip
+
+    async def _paid(self, wiring: _Wiring, rungs: _Rungs, key: str, request: _Request, waited: float = 0.0) -> Outcome[Json]:
+        """As `_answer`, at the cost of the account, if there is one."""
+        if request.account is None:
+            return await self._answer(wiring, rungs, key, request, waited)
+        from cascade.policy.bounds import bounds
+
+        size = sum(message.size + ROLE_BYTES for message in compose.prompt(rungs.policy, request.inputs))
+        if offered := compose.offered(rungs.policy, request.inputs):
+            size += len(orjson.dumps(offered.json))
+        async with request.account.paying(bounds(rungs.policy, size).worst_usd) as purse:
+            return await self._answer(wiring, rungs, key, request, waited, purse)
 
     @functools.cached_property
     def _patience(self) -> float:
@@ -260,14 +293,16 @@ class Cascade:
 
         return self.policy.deadline / 2 if self.policy.deadline else bounds(self.policy).worst_seconds
 
-    async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
-                      live: engine.Live | None = None, waited: float = 0.0) -> Outcome[Json]:
+    async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, request: _Request, waited: float = 0.0,
+                      purse: Budget | None = None) -> Outcome[Json]:
         """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
 
         A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
         request in flight or later, from the cache, is neither.
         """
-        policy, ladder = rungs.policy, wiring.ladder(rungs)
+        policy, ladder, inputs, id = rungs.policy, wiring.ladder(rungs), request.inputs, request.id
+        if purse is not None:
+            ladder = replace(ladder, paid=purse)
         if waited and policy.deadline is not None:
             ladder = replace(ladder, policy=replace(policy, deadline=max(policy.deadline - waited, policy.deadline / 2)))
         failures = await self._known_failures(rungs, inputs) if self._store else {}
@@ -275,7 +310,7 @@ class Cascade:
         if _chosen(policy, "shadow", policy.shadow, inputs, id):
             outcome = await engine.shadow(ladder, inputs, id=id)
         else:
-            outcome = await engine.run(ladder, inputs, seed=_skips(rungs, failures), id=id, live=live)
+            outcome = await engine.run(ladder, inputs, seed=_skips(rungs, failures), id=id, live=request.live)
             if drawn and outcome.status == "accepted" and outcome.tier != policy.tiers[-1].name:
                 outcome = await engine.audit(ladder, inputs, outcome)
         if self._monitor is not None and len(policy.tiers) > 1:
@@ -430,6 +465,16 @@ def _close_all() -> None:
             cascade.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `arun` was asked."""
+
+    inputs: Mapping[str, Json]
+    id: str | None
+    live: engine.Live | None
+    account: Account | None
+
+
 class _Rungs:
     """A policy that may serve, with what is built once for it."""
 
@@ -510,7 +555,7 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(m.size + 16 for m in call.messages) + sum(len(orjson.dumps(one.json)) for one in (call.schema, call.tools) if one)
+        size = sum(m.size + ROLE_BYTES for m in call.messages) + sum(len(orjson.dumps(one.json)) for one in (call.schema, call.tools) if one)
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)

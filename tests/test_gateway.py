@@ -31,7 +31,7 @@ from cascade.gateway.desk import MAX_BODY, order
 from cascade.gateway.keys import Keys, new
 from cascade.gateway.server import Gateway
 from cascade.policy.load import load_text
-from cascade.types import Answer, CacheSettings, Call, Usage
+from cascade.types import Answer, Ask, CacheSettings, Call, Usage
 
 PROVIDER = """
 version: 1
@@ -75,9 +75,9 @@ class Models:
 class Serving:
     """A gateway in a thread, on a port of its own."""
 
-    def __init__(self, keys: Keys | None = None) -> None:
+    def __init__(self, keys: Keys | None = None, texts: tuple[str, ...] = (CHAT, SUMS, ECHO), ask: Ask | None = None) -> None:
         self.models = Models()
-        made = [Cascade(load_text(text, "x.yaml"), ask=self.models, cache=CacheSettings(backend="off")) for text in (CHAT, SUMS, ECHO)]
+        made = [Cascade(load_text(text, "x.yaml"), ask=ask or self.models, cache=CacheSettings(backend="off")) for text in texts]
         self.gateway = Gateway({one.policy.name: one for one in made}, keys)
         self.server = uvicorn.Server(uvicorn.Config(self.gateway.app, "127.0.0.1", 0, log_level="error"))
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -427,7 +427,7 @@ def test_an_example_of_the_docs_runs(serving: Serving, code: str, capsys: pytest
 def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
     text = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
     (tmp_path / "chat.yaml").write_text(text)
-    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0"]
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--state", str(tmp_path / "state")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()

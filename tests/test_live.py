@@ -238,9 +238,9 @@ class Slowly:
 
 @pytest.fixture
 def slowly() -> Iterator[tuple[Slowly, str]]:
-    serving, models = Serving(), Slowly()
+    models = Slowly()
     text = CHAT.replace("{name: small, model: p/small}", "{name: small, model: p/small, gates: [{check: \"answer != 'no'\"}]}")
-    serving.gateway.policies["chat"] = Cascade(load_text(text, "x.yaml"), ask=models, cache=CacheSettings(backend="off"))  # type: ignore[index]
+    serving = Serving(texts=(text,), ask=models)
     yield models, serving.url
     models.seen.set()
     serving.close()

@@ -11,6 +11,7 @@ import jiter
 
 from cascade import prompts
 from cascade.app import Cascade
+from cascade.budget import Account
 from cascade.errors import ConfigurationError, InputError, MissingRecording, TemplateError, UserError
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
@@ -38,10 +39,10 @@ class Order:
     id: str
     created: int = field(default_factory=lambda: int(time.time()))
 
-    async def answer(self, live: Callable[[str], None] | None = None) -> Outcome:
-        """The ladder's outcome; `live` as in `Cascade.arun`. Raises Refused."""
+    async def answer(self, live: Callable[[str], None] | None = None, account: Account | None = None) -> Outcome:
+        """The ladder's outcome; `live` and `account` as in `Cascade.arun`. Raises Refused."""
         try:
-            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema, live=live)
+            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema, live=live, account=account)
         except BAD as err:
             raise refused(err) from err
 

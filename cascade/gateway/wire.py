@@ -14,11 +14,13 @@ from cascade.types import Json, Tried, Usage
 
 
 class Refused(Exception):
-    """A request that gets an error: the HTTP `status`, a `kind` for programs, a message for people; `retry`: trying again may help."""
+    """A request that gets an error: the HTTP `status`, a `kind` for programs, a message for people; `retry`: trying again may help. `headers`
+    go with it."""
 
     def __init__(self, status: int, kind: str, message: str, retry: bool = False) -> None:
         super().__init__(message)
         self.status, self.kind, self.retry = status, kind, retry
+        self.headers: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
