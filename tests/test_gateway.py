@@ -75,9 +75,10 @@ class Models:
 class Serving:
     """A gateway in a thread, on a port of its own."""
 
-    def __init__(self, keys: Keys | None = None, texts: tuple[str, ...] = (CHAT, SUMS, ECHO), ask: Ask | None = None) -> None:
+    def __init__(self, keys: Keys | None = None, texts: tuple[str, ...] = (CHAT, SUMS, ECHO), ask: Ask | None = None,
+                 real: bool = False) -> None:
         self.models = Models()
-        made = [Cascade(load_text(text, "x.yaml"), ask=ask or self.models, cache=CacheSettings(backend="off")) for text in texts]
+        made = [Cascade(load_text(text, "x.yaml"), ask=None if real else ask or self.models, cache=CacheSettings(backend="off")) for text in texts]
         self.gateway = Gateway({one.policy.name: one for one in made}, keys)
         self.server = uvicorn.Server(uvicorn.Config(self.gateway.app, "127.0.0.1", 0, log_level="error"))
         self.socket = socket.create_server(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+import stub
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel
 from test_gateway import Serving
@@ -189,3 +190,38 @@ def test_what_no_ladder_carries_is_told(serving: Serving, path: str, body: dict[
     reply = httpx2.post(f"{serving.url}/v1/{path}", json={"model": "chat", "max_tokens": 9, "stream": stream, **body} if path == "messages" else
                         {"model": "chat", "stream": stream, **body})  # fmt: skip
     assert (reply.status_code, says in reply.json()["error"]["message"], serving.models.calls) == (400, True, [])
+
+
+# ---------------------------------------------------------------- counting tokens
+
+
+def test_tokens_are_counted_by_the_highest_tier_that_can_and_estimated_where_none_can(serving: Serving, theirs: anthropic.Anthropic) -> None:
+    text = """
+version: 1
+name: chat
+prompt: messages
+system: "Be brief."
+providers:
+  o: {{kind: openai, base_url: "{url}/v1", api_key_env: null}}
+  a: {{kind: anthropic, base_url: "{url}", api_key_env: null}}
+tiers: [o/m, a/m]
+"""
+    tool: Any = {"name": "weather", "input_schema": CITY}
+    estimate = theirs.messages.with_raw_response.count_tokens(model="chat", messages=[{"role": "user", "content": "x" * 401}])
+    assert (estimate.parse().input_tokens, estimate.headers["x-cascade-tokens"]) == (101, "estimated")
+    with stub.running() as upstream:
+        upstream.will(stub.said({"input_tokens": 42}), stub.Reply(b"{}", 500))
+        counting = Serving(texts=(text.format(url=upstream.url),), real=True)
+        try:
+            with anthropic.Anthropic(base_url=counting.url, api_key="none", max_retries=0) as client:
+                made = client.messages.with_raw_response.count_tokens(model="chat", messages=[{"role": "user", "content": "Hi"}], tools=[tool])
+                assert (made.parse().input_tokens, made.headers["x-cascade-tokens"]) == (42, "counted")
+                (asked,) = upstream.requests
+                assert asked.path == "/v1/messages/count_tokens"
+                assert asked.json == {"model": "m", "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}],
+                                      "tools": [tool], "tool_choice": {"type": "auto"}}  # fmt: skip
+                assert client.messages.count_tokens(model="chat", messages=[{"role": "user", "content": "Hi"}]).input_tokens == 3, "9 + 2 bytes"
+                with pytest.raises(anthropic.BadRequestError, match="messages: there is none"):
+                    client.messages.count_tokens(model="chat", messages=[])
+        finally:
+            counting.close()

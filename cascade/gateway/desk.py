@@ -82,21 +82,33 @@ def refused(err: UserError | MissingRecording) -> Refused:
     return wrong(str(err)) if isinstance(err, InputError | TemplateError) else Refused(500, "configuration", str(err))
 
 
+async def count(body: Mapping[str, Json], policies: Mapping[str, Cascade]) -> tuple[int, bool]:
+    """How many tokens a body of Anthropic's shape has, as in `Cascade.acount`. Raises Refused."""
+    ordered = _ordered(Messages(), Messages().counted(body), policies)
+    try:
+        return await ordered.cascade.acount(ordered.inputs)
+    except BAD as err:
+        raise refused(err) from err
+
+
 def order(shape: Shape, body: Mapping[str, Json], policies: Mapping[str, Cascade]) -> Order:
     """What the body asks of which policy: its messages, or for a policy with a prompt of its own the one message as inputs. Raises Refused."""
-    asked = shape.asked(body)
+    ordered = _ordered(shape, shape.asked(body), policies)
+    if ordered.asked.stream:  # a stream begins with 200, so what is wrong with the request has to be found before
+        try:
+            ordered.cascade.require(ordered.inputs, ordered.asked.schema)
+        except BAD as err:
+            raise refused(err) from err
+    return ordered
+
+
+def _ordered(shape: Shape, asked: Asked, policies: Mapping[str, Cascade]) -> Order:
     cascade = policies.get(asked.model)
     if cascade is None:
         raise Refused(404, "model_not_found", f"there is no policy {asked.model!r}; there are: {', '.join(policies)}")
     if not asked.messages:
         raise wrong("messages: there is none")
-    ordered = Order(shape, asked, cascade, _inputs(asked, cascade.policy.prompt), uuid.uuid4().hex)
-    if asked.stream:  # a stream begins with 200, so what is wrong with the request has to be found before
-        try:
-            cascade.require(ordered.inputs, asked.schema)
-        except BAD as err:
-            raise refused(err) from err
-    return ordered
+    return Order(shape, asked, cascade, _inputs(asked, cascade.policy.prompt), uuid.uuid4().hex)
 
 
 def _inputs(asked: Asked, prompt: Template | None) -> dict[str, Json]:

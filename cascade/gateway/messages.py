@@ -28,6 +28,10 @@ class Messages:
         return Asked(one_of(body, "model", str, ""), _messages(body), _schema(one_of(body, "output_config", dict)),
                      one_of(body, "stream", bool, False), tools=_tools(body))
 
+    def counted(self, body: Mapping[str, Json]) -> Asked:
+        """What `/v1/messages/count_tokens` is asked: as above, with no need of max_tokens."""
+        return self.asked({"max_tokens": 1, **body})
+
     def reply(self, asked: Asked, outcome: Outcome, id: str, created: int) -> dict[str, Json]:
         refused, used, calls = outcome.status == "refused", usage(outcome), called(outcome)
         said = refusal_of(outcome) if refused else text_of(outcome) if calls is None else calls.said

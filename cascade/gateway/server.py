@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from cascade.app import Cascade
 from cascade.gateway.chat import Chat
-from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
+from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, count, order
 from cascade.gateway.keys import Key, Keys
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
@@ -60,6 +60,7 @@ class Gateway:
         self.metrics = Metrics()
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
+            Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{model}", self._model),
             Route("/v1/cascade/trails/{id}", self._trail),
@@ -225,6 +226,18 @@ class Gateway:
         return key
 
     # ------------------------------------------------------------ looking
+
+    async def _count(self, request: Request) -> Response:
+        try:
+            key = self._who(request)
+            await self.rates.admit(key)
+            tokens, counted = await count(await _body(request), self._policies_of(key))
+        except Refused as problem:
+            self._refuse(problem)
+            return _no(Messages(), problem)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        return JSONResponse({"input_tokens": tokens}, headers={"x-cascade-tokens": "counted" if counted else "estimated"})
 
     async def _models(self, request: Request) -> Response:
         try:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from cascade import projection
@@ -45,6 +45,13 @@ class Adapter(Protocol):
     async def __call__(self, call: Call) -> Answer: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """An adapter that may count the tokens of a prompt."""
+
+    async def count(self, call: Call) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,9 +39,13 @@ class Reading:
 
 
 class Wire(Protocol):
-    """One request format. `fields` are the body but for the messages, `tools` and their choice as body fields, `messages` the messages."""
+    """One request format; `counting` is the path where tokens are counted, if there is one. `fields` are the body but for the messages,
+    `tools` the tools and their choice as body fields, `messages` the messages."""
 
     path: str
+
+    @property
+    def counting(self) -> str | None: ...
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]: ...
 
@@ -138,6 +142,21 @@ class SdkAdapter:
             raise broken from error
         finally:
             listener.reset(before)
+
+    async def count(self, call: Call) -> int | None:
+        """The tokens of the call's prompt, as the provider counts them; None where its wire does not. Raises as a call does."""
+        path = self.wire.counting
+        if path is None:
+            return None
+        offered = self.wire.tools(call.tools.json) if call.tools else {}
+        body = {"model": call.model.partition("/")[2], **self.wire.messages(call.messages), **offered}
+        client = self._client()
+        try:
+            async with asyncio.timeout(call.timeout):
+                response = await client.sdk.post(path, cast_to=self._reply_type, body=body)
+        except Exception as error:  # as in _post
+            raise translated(error, call.model) from error
+        return replies.count(replies.load(response.content, call.model), "input_tokens", call.model) or None
 
     async def close(self) -> None:
         """Closes the connections of the running loop."""

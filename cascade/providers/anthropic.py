@@ -23,7 +23,7 @@ DEFAULT_MAX_TOKENS = 1024
 def build(provider: Provider, pricing: Pricing = NOTHING) -> Adapter:
     """The adapter for a provider of kind anthropic, bedrock, vertex or foundry."""
     # The cloud clients move the model from the body into the URL: they want the body as a dict.
-    return SdkAdapter(provider, pricing, Messages(), _client, as_json=provider.kind in ("bedrock", "vertex"))
+    return SdkAdapter(provider, pricing, Messages(counts=provider.kind != "bedrock"), _client, as_json=provider.kind in ("bedrock", "vertex"))
 
 
 def _client(provider: Provider, http_client: Any) -> Any:
@@ -59,6 +59,9 @@ class Messages:
     """The Messages API."""
 
     path = "/v1/messages"
+
+    def __init__(self, counts: bool = True) -> None:
+        self.counting = "/v1/messages/count_tokens" if counts else None
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]:
         fields: dict[str, Json] = {"model": model, "max_tokens": DEFAULT_MAX_TOKENS, **params}

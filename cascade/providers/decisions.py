@@ -52,6 +52,7 @@ class Decisions:
     """The endpoint's one request and reply."""
 
     path = "/decisions"
+    counting = None
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]:
         if "questions" not in params:

@@ -74,6 +74,7 @@ class Chat:
     """Chat Completions. `limit` is the server's word for max_tokens; `counts`: it has to be told to count the tokens of a stream."""
 
     path = "/chat/completions"
+    counting = None
 
     def __init__(self, limit: str, counts: bool = True) -> None:
         self._limit, self._counts = limit, counts
@@ -254,6 +255,7 @@ class Responses:
     """The Responses API. Nothing is stored there: it stores by default."""
 
     path = "/responses"
+    counting = None
 
     def fields(self, model: str, params: Mapping[str, Json], schema: Json, takes: Capabilities) -> dict[str, Json]:
         fields: dict[str, Json] = {"model": model, "store": False}
