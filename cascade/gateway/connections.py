@@ -51,8 +51,9 @@ class _Strict(ReceiveBuffer):
         before = bytes(self._data[: MOST_HEAD + 1])
         had = len(self._data)
         lines: list[bytearray] | None = super().maybe_extract_lines()
-        if lines and NOT_STRICT.search(before, 0, had - len(self._data)):
-            raise h11.LocalProtocolError("bare line feed, folded header, or two lengths", error_status_hint=400)
+        head = had - len(self._data)
+        if lines and (head > MOST_HEAD or NOT_STRICT.search(before, 0, head)):
+            raise h11.LocalProtocolError("too long, bare line feed, folded header, or two lengths")
         return lines
 
 
