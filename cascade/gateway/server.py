@@ -41,8 +41,9 @@ log = logging.getLogger("cascade.gateway")
 ALIVE = 5.0
 """Seconds between signs of life in a stream that waits for its answer."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
-MOST_BODIES = 64 * 1024 * 1024
-"""Bytes of all bodies that are being read at once."""
+MOST_BODIES = 32 * 1024 * 1024
+"""Bytes of all bodies that are being read at once, but for small ones."""
+SMALL = 64 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -322,7 +323,7 @@ async def _body(request: Request, bodies: Bodies) -> dict[str, Json]:
             bodies.now += len(part)
             if len(read) > MAX_BODY:
                 raise _large()
-            if bodies.now > MOST_BODIES:
+            if len(read) > SMALL and bodies.now > MOST_BODIES:
                 raise Refused(503, "overloaded", "too many large requests at once; try again", retry=True)
         return body_of(bytes(read))
     finally:
