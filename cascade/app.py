@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import orjson
 
 from cascade import binding, compose, engine, prices, prompts, records, telemetry, tools, verifiers
-from cascade.around.breaker import breaker
+from cascade.around.breaker import Circuit, State, breaker
 from cascade.around.lease import Leases, once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
@@ -63,7 +63,7 @@ T = TypeVar("T")
 ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
 ROLE_BYTES = 16
-"""What a message has beside its text."""
+"""No fewer than the tokens of a message's role and frame."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
 
@@ -249,6 +249,16 @@ class Cascade:
         """What the monitor has to say: that the policy stepped back, or what has drifted; None while all is as calibrated."""
         return None if self._monitor is None else self._monitor.alarm
 
+    @property
+    def monitor(self) -> live.Monitor | None:
+        """What watches a policy with thresholds; None for any other."""
+        return self._monitor
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """By model, of those that were asked: closed, open (it is left alone for a while) or half_open (the next call is a probe)."""
+        return {model: circuit.state for wiring in self._loops.values() for model, circuit in wiring.circuits.items()}
+
     @functools.cached_property
     def labels(self) -> frozenset[str]:
         """The labels of all policies that may serve: this one, and those it steps back to."""
@@ -296,10 +306,8 @@ class Cascade:
             return await self._answer(wiring, rungs, key, request, waited)
         from cascade.policy.bounds import bounds
 
-        size = sum(message.size + ROLE_BYTES for message in compose.prompt(rungs.policy, request.inputs))
-        if offered := compose.offered(rungs.policy, request.inputs):
-            size += len(orjson.dumps(offered.json))
-        async with request.account.paying(bounds(rungs.policy, size).worst_usd) as purse:
+        worst = bounds(rungs.policy, _prompt_bytes(rungs.policy, request.inputs)).worst_usd
+        async with request.account.paying(worst) as purse:
             return await self._answer(wiring, rungs, key, request, waited, purse)
 
     @functools.cached_property
@@ -530,6 +538,7 @@ class _Wiring:
         self.adapters: dict[str, Adapter] = {}
         self.asks: dict[str, Ask] = {}
         self.retries = RetryBudget()
+        self.circuits: dict[str, Circuit] = {}
         chain = [owner.policy] if owner._monitor is None else owner._monitor.chain
         self.per_model = {tier.model: tier.retries for policy in chain for tier in policy.tiers}
         if given is None and (missing := missing_keys(owner.policy)):
@@ -569,7 +578,7 @@ class _Wiring:
 
     def _stack(self, name: str) -> Ask:
         provider, adapter = self.policy.providers[name], self._adapter(name)
-        patient = retrying(breaker(adapter), lambda call: self.per_model.get(call.model, RETRIES_OF_GATES), self.retries)
+        patient = retrying(breaker(adapter, circuits=self.circuits), lambda call: self.per_model.get(call.model, RETRIES_OF_GATES), self.retries)
         return limited(patient, provider)
 
     def _worst(self, call: Call) -> Decimal | None:
@@ -690,6 +699,12 @@ def _canonical(inputs: Mapping[str, Json]) -> bytes:
         return orjson.dumps(inputs if isinstance(inputs, dict) else dict(inputs), option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as err:
         raise InputError(f"inputs must be plain JSON values: {err}") from err
+
+
+def _prompt_bytes(policy: Policy, inputs: Mapping[str, Json]) -> int:
+    """No fewer than the tokens of the prompt, with the tools that a caller brings."""
+    offered = compose.offered(policy, inputs)
+    return sum(m.size + ROLE_BYTES for m in compose.prompt(policy, inputs)) + (len(orjson.dumps(offered.json)) if offered else 0)
 
 
 def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:
