@@ -67,7 +67,7 @@ def serve(
             raise InputError(f"{path}: a policy named {cascade.policy.name} is served already; names must be unique")
         served[cascade.policy.name] = cascade
     _logging(log)
-    config = uvicorn.Config(Gateway(served, known).app, host, port, log_level="warning", access_log=False, server_header=False,
+    config = uvicorn.Config(Gateway(served, known).app, host, port, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
                             timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
     server = uvicorn.Server(config)
     started = server.startup

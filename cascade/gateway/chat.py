@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, lengths, one_of, refusal_of, sse, text_of, usage
 from cascade.outcome import Outcome
 from cascade.types import Json
 
@@ -19,6 +19,7 @@ class Chat(OpenAi):
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
+        lengths(body, "max_tokens", "max_completion_tokens")
         if one_of(body, "n", int, 1) != 1:
             raise Refused(400, "invalid_request_error", "n: a ladder gives one answer")
         given = one_of(body, "messages", list, [])

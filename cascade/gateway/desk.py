@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import jiter
+import orjson
 
 from cascade import prompts
 from cascade.app import Cascade
@@ -17,6 +18,7 @@ from cascade.gateway.messages import Messages
 from cascade.gateway.responses import Responses
 from cascade.gateway.wire import Asked, Refused, Shape, ended
 from cascade.outcome import Outcome
+from cascade.story import one_line
 from cascade.types import Json
 
 SHAPES: Mapping[str, Shape] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
@@ -80,9 +82,11 @@ def refused(err: UserError | MissingRecording) -> Refused:
 def order(shape: Shape, body: Mapping[str, Json], policies: Mapping[str, Cascade]) -> Order:
     """What the body asks of which policy: its messages, or for a policy with a prompt of its own the one message as inputs. Raises Refused."""
     asked = shape.asked(body)
+    if not asked.model:
+        raise Refused(400, "invalid_request_error", f"model: name a policy; there are: {', '.join(policies)}")
     cascade = policies.get(asked.model)
     if cascade is None:
-        raise Refused(404, "model_not_found", f"there is no policy {asked.model!r}; there are: {', '.join(policies)}")
+        raise Refused(404, "model_not_found", f"there is no policy {one_line(asked.model, 80)!r}; there are: {', '.join(policies)}")
     if not asked.messages:
         raise Refused(400, "invalid_request_error", "messages: there is none")
     prompt = cascade.policy.prompt
@@ -107,7 +111,8 @@ def _inputs(content: str, wanted: set[str], policy: str) -> dict[str, Json]:
 
 
 def strictly(text: bytes) -> Json:
-    """The JSON value of a text. Raises ValueError, also for keys that stand twice, NaN, and more levels than jiter reads."""
+    """The JSON value of a text. Raises ValueError, also for keys that stand twice, numbers that are none, and more levels than jiter reads."""
+    orjson.loads(text)  # refuses 1e999, which is infinity to jiter
     return jiter.from_json(text, catch_duplicate_keys=True, allow_inf_nan=False)
 
 

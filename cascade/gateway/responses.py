@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, one_of, refusal_of, sse, text_of, usage
+from cascade.gateway.wire import ROLES, Asked, OpenAi, Refused, content_text, fields, lengths, one_of, refusal_of, sse, text_of, usage
 from cascade.outcome import Outcome
 from cascade.types import Json
 
@@ -19,6 +19,7 @@ class Responses(OpenAi):
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
+        lengths(body, "max_output_tokens")
         if body.get("background"):
             raise Refused(400, "invalid_request_error", "background: a request is answered while its caller waits")
         instructions = one_of(body, "instructions", str)

@@ -21,11 +21,15 @@ from cascade import records
 from cascade.app import Cascade
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
+from cascade.gateway.door import behind
+from cascade.gateway.door import no as _no
 from cascade.gateway.keys import Keys
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
+from cascade.gateway.openapi import document
 from cascade.gateway.wire import Refused, Shape
 from cascade.outcome import Outcome
+from cascade.story import one_line
 from cascade.types import Failed, Json, Tried
 
 log = logging.getLogger("cascade.gateway")
@@ -33,6 +37,8 @@ MOST_TRAILS = 1_000
 """So many trails can be looked up afterwards."""
 ALIVE = 5.0
 """Seconds between signs of life in a stream that waits for its answer."""
+BODY_SECONDS = 30.0
+"""Within which a body has to arrive, so that nobody holds a connection by sending slowly."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,8 +58,9 @@ class Gateway:
             Route("/v1/cascade/trails/{id}", self._trail),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
+            Route("/openapi.json", self._openapi),
         ]
-        self.app = Starlette(routes=routes, lifespan=self._life)
+        self.app = behind(Starlette(routes=routes, lifespan=self._life))
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
@@ -166,7 +173,7 @@ class Gateway:
         try:
             self._who(request)
             if name not in self.policies:
-                raise Refused(404, "model_not_found", f"there is no policy {name!r}; there are: {', '.join(self.policies)}")
+                raise Refused(404, "model_not_found", f"there is no policy {one_line(name, 80)!r}; there are: {', '.join(self.policies)}")
         except Refused as problem:
             return _no(Messages() if "anthropic-version" in request.headers else Chat(), problem)
         return JSONResponse(_as_anthropic(name, self.started) if "anthropic-version" in request.headers else _as_openai(name, self.started))
@@ -188,6 +195,13 @@ class Gateway:
             return _no(Chat(), problem)
         return Response(self.metrics.text(), media_type=None, headers={"content-type": TYPE})
 
+    async def _openapi(self, request: Request) -> Response:
+        try:
+            self._who(request)
+        except Refused as problem:
+            return _no(Chat(), problem)
+        return JSONResponse(document(list(self.policies), self.keys is not None))
+
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "policies": {name: cascade.label for name, cascade in self.policies.items()}})
 
@@ -203,16 +217,15 @@ async def _body(request: Request) -> dict[str, Json]:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "invalid_request_error", "the body must be application/json")
     read = bytearray()
-    async for part in request.stream():
-        read += part
-        if len(read) > MAX_BODY:
-            raise Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                read += part
+                if len(read) > MAX_BODY:
+                    raise Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
+    except TimeoutError as err:
+        raise Refused(408, "invalid_request_error", f"the body did not arrive in {BODY_SECONDS:g} seconds", retry=True) from err
     return body_of(bytes(read))
-
-
-def _no(shape: Shape, problem: Refused, headers: Mapping[str, str] | None = None) -> Response:
-    told = {**(headers or {}), "x-should-retry": "true" if problem.retry else "false"}
-    return JSONResponse(shape.error(problem), problem.status, headers=told)
 
 
 def _as_openai(name: str, created: int) -> dict[str, Json]:
