@@ -110,6 +110,12 @@ def test_bytes_that_a_client_would_not_send(url: str, case: str) -> None:
     silent(found)
 
 
+def test_what_follows_a_request_with_two_lengths_is_not_taken_for_another_one(url: str) -> None:
+    two = request(JSON, LENGTH, b"Transfer-Encoding: chunked", body=CHUNKED).replace(b"Connection: close\r\n", b"")
+    found = sent(url, two + request(line=HEALTH, body=b""))
+    assert (found.count(b"HTTP/1.1 "), b"not both" in found, b'"status":"ok"' in found) == (1, True, False)
+
+
 def silent(found: bytes) -> None:
     """Nothing of the inside is told."""
     for inside in (b"Traceback", b".py", b"site-packages", b"cascade/gateway", KEY.encode()):
