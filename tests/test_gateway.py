@@ -422,7 +422,7 @@ def test_an_example_of_the_docs_runs(serving: Serving, code: str, capsys: pytest
 def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
     text = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
     (tmp_path / "chat.yaml").write_text(text)
-    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0"]
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--state", str(tmp_path / "state")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()

@@ -23,6 +23,9 @@ def serve(
     keys: Annotated[str | None, typer.Option("--keys", metavar="FILE", show_default=False, help="Who may ask: lines NAME SHA256.")] = None,
     new_key: Annotated[str | None, typer.Option("--new-key", metavar="NAME", show_default=False,
                        help="Print a fresh key and its line for the keys file, and stop.")] = None,
+    state: Annotated[str, typer.Option("--state", metavar="DIR", help="Where requests, trails, spending and idempotency records are kept.")]
+    = "~/.cache/cascade/gateway",
+    trails: Annotated[bool, typer.Option("--trails/--no-trails", help="Keep the newest 1,000 trails; they hold prompts and answers.")] = True,
     log: Annotated[bool, typer.Option("--log/--no-log", help="A JSON line for each request on stderr; no text of prompts and answers.")] = True,
     drain: Annotated[int, typer.Option("--drain", metavar="SECONDS", min=0, help="How long requests in flight may go on at the end.")] = 30,
 ) -> None:
@@ -46,6 +49,7 @@ def serve(
 
         from cascade.gateway.keys import Keys, new
         from cascade.gateway.server import Gateway
+        from cascade.gateway.state import State
     except ImportError as err:
         raise ConfigurationError(f"serve needs starlette, uvicorn and prometheus-client: {HOW}") from err
     if new_key is not None:
@@ -67,8 +71,8 @@ def serve(
             raise InputError(f"{path}: a policy named {cascade.policy.name} is served already; names must be unique")
         served[cascade.policy.name] = cascade
     _logging(log)
-    config = uvicorn.Config(Gateway(served, known).app, host, port, http="h11", ws="none", log_level="warning", access_log=False, server_header=False,
-                            timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
+    config = uvicorn.Config(Gateway(served, known, State(state), trails).app, host, port, http="h11", ws="none", log_level="warning",
+                            access_log=False, server_header=False, timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
     server = uvicorn.Server(config)
     started = server.startup
 

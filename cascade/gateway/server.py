@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from cascade import records
 from cascade.app import Cascade
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
@@ -27,14 +26,14 @@ from cascade.gateway.keys import Keys
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.openapi import document
+from cascade.gateway.rows import MOST_TRAILS, Rows
+from cascade.gateway.state import State
 from cascade.gateway.wire import Refused, Shape
 from cascade.outcome import Outcome
 from cascade.story import one_line
 from cascade.types import Failed, Json, Tried
 
 log = logging.getLogger("cascade.gateway")
-MOST_TRAILS = 1_000
-"""So many trails can be looked up afterwards."""
 ALIVE = 5.0
 """Seconds between signs of life in a stream that waits for its answer."""
 BODY_SECONDS = 30.0
@@ -44,11 +43,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Gateway:
-    """The policies by name. Without `keys` only requests that name this machine as their host are answered."""
+    """The policies by name. Without `keys` only requests that name this machine as their host are answered. What is kept of requests goes
+    into `state`, which is closed with the gateway; where none is given it ends with the process. `trails` False: none is kept."""
 
-    def __init__(self, policies: Mapping[str, Cascade], keys: Keys | None = None) -> None:
+    def __init__(self, policies: Mapping[str, Cascade], keys: Keys | None = None, state: State | None = None, trails: bool = True) -> None:
         self.policies, self.keys = policies, keys
-        self.trails: OrderedDict[str, tuple[str | None, bytes]] = OrderedDict()
+        self.state = state or State.temporary()
+        self.rows = Rows(self.state, trails)
         self.started = int(time.time())
         self.metrics = Metrics()
         routes = [
@@ -67,6 +68,7 @@ class Gateway:
         yield
         for cascade in self.policies.values():
             await cascade.aclose()
+        self.state.close()
 
     # ------------------------------------------------------------ asking
 
@@ -95,15 +97,14 @@ class Gateway:
         except Refused as problem:
             self._refuse(problem)
             raise
+        seconds = time.perf_counter() - started
         self.metrics.ended(ordered.asked.model, outcome)
+        self.rows.add(outcome, ordered.id, who, seconds)
         told = {"id": ordered.id, "key": who, "policy": outcome.policy, "status": outcome.status, "tier": outcome.tier, "cached": outcome.cached,
-                "cost_usd": None if outcome.cost_usd is None else float(outcome.cost_usd), "seconds": round(time.perf_counter() - started, 4),
+                "cost_usd": None if outcome.cost_usd is None else float(outcome.cost_usd), "seconds": round(seconds, 4),
                 "calls": sum(isinstance(e, Tried | Failed) for e in outcome.trail), "error": (outcome.error or "").partition(":")[0] or None,
                 "alarm": outcome.alarm}  # fmt: skip
         log.info(orjson.dumps({"event": "request", **told}).decode())
-        self.trails[ordered.id] = (who, records.to_line(outcome))
-        while len(self.trails) > MOST_TRAILS:
-            self.trails.popitem(last=False)
         return outcome
 
     def _refuse(self, problem: Refused) -> None:
@@ -181,8 +182,11 @@ class Gateway:
     async def _trail(self, request: Request) -> Response:
         try:
             who = self._who(request)
-            owner, line = self.trails.get(request.path_params["id"], (None, b""))
-            if not line or owner != who:
+            try:
+                line = await self.rows.trail(request.path_params["id"], who)
+            except sqlite3.Error as err:
+                raise Refused(503, "state", f"what is kept of requests cannot be read: {err}", retry=True) from err
+            if line is None:
                 raise Refused(404, "not_found", f"there is no trail of that id; the last {MOST_TRAILS} are kept, each for the key that asked")
         except Refused as problem:
             return _no(Chat(), problem)
