@@ -196,6 +196,10 @@ class Cascade:
         """What the monitor has to say: that the policy stepped back, or what has drifted; None while all is as calibrated."""
         return None if self._monitor is None else self._monitor.alarm
 
+    def watched(self) -> list[live.Line]:
+        """All that the monitor counted, of every step; empty for a policy that is not watched."""
+        return [] if self._monitor is None else self._monitor.lines()
+
     @functools.cached_property
     def labels(self) -> frozenset[str]:
         """The labels of all policies that may serve: this one, and those it steps back to."""
