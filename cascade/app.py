@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
-from cascade import binding, engine, prices, prompts, records, telemetry, verifiers
+from cascade import binding, compose, engine, prices, prompts, records, telemetry, verifiers
 from cascade.around.breaker import breaker
-from cascade.around.lease import once
+from cascade.around.lease import Leases, once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
 from cascade.around.single_flight import SingleFlight, single_flight
-from cascade.budget import Budget, Purse
+from cascade.budget import Account, Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
-from cascade.errors import ConfigurationError, InputError, PolicyError
+from cascade.disk_leases import DiskLeases
+from cascade.errors import ConfigurationError, InputError, PolicyError, Unpaid
 from cascade.grade import Grader
 from cascade.monitor import live, observe
 from cascade.outcome import Outcome
@@ -61,6 +62,8 @@ log = logging.getLogger("cascade")
 T = TypeVar("T")
 ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
+ROLE_BYTES = 16
+"""What a message has beside its text."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
 
@@ -77,16 +80,20 @@ class Cascade:
 
     A policy with thresholds is watched, see `cascade.monitor`: `monitor` is the file of its state, by default beside the thresholds file,
     and in memory only where `ask` is given, since what fakes answer is no traffic. `purse` is a run's budget that
-    processes share, in place of the policy's own.
+    processes share, in place of the policy's own. `shared`: processes that have the same cache on disk make equal requests once among
+    them, as they always do with one in Redis.
     """
 
     def __init__(self, policy: Policy, *, ask: Ask | None = None, cache: CacheSettings | None = None, monitor: str | None = None,
-                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None) -> None:
+                 purse: Budget | None = None, around: Callable[[Ask], Ask] | None = None, shared: bool = False) -> None:
         self.policy = policy
         self.purse = purse or (None if policy.budget_per_run is None else Purse(policy.budget_per_run, "run"))
         self._given = ask
         self._around = around
         self._store = _open_store(cache or policy.cache)
+        self._leases: Leases | None = self._store if isinstance(self._store, RedisStore) else None
+        if shared and isinstance(self._store, DiskStore):
+            self._leases = DiskLeases(self._store)
         self._settings = cache or policy.cache
         self._rungs = self._serves = _Rungs(policy)
         self._callers: dict[str, _Rungs] = {}
@@ -118,36 +125,53 @@ class Cascade:
 
     @overload
     async def arun(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None,
-                   schema: Json = None) -> Outcome[Json]: ...
+                   schema: Json = None, account: Account | None = None) -> Outcome[Json]: ...
 
     @overload
-    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None) -> Outcome[T]: ...
+    async def arun(self, inputs: Mapping[str, Json], *, output: type[T], id: str | None = None, schema: Json = None,
+                   account: Account | None = None) -> Outcome[T]: ...
 
     async def arun(self, inputs: Mapping[str, Json], *, output: type[Any] | None = None, id: str | None = None,
-                   schema: Json = None) -> Outcome[Any]:
+                   schema: Json = None, account: Account | None = None) -> Outcome[Any]:
         """Answer one request. `inputs` are the template's variables; `output` a pydantic model to get the output as; `schema` a JSON Schema in
-        place of the policy's, where its `caller_schema` allows that.
+        place of the policy's, where its `caller_schema` allows that. `account` pays for what is asked, not for what is remembered or shared
+        with an equal request in flight; it may raise Unpaid.
 
         Raises InputError, TemplateError or ConfigurationError for what the caller can mend, MissingRecording from a cassette; all
         else is told by the outcome's `status`.
         """
         rungs = self._serving() if schema is None else self._with(schema)
         if telemetry.active is None:
-            outcome = await self._request(rungs, inputs, id)
+            outcome = await self._request(rungs, inputs, id, account)
         else:
-            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id))
+            outcome = await telemetry.active.request(rungs.policy, lambda: self._request(rungs, inputs, id, account))
         return outcome if output is None else _typed(outcome, output)
 
-    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def _request(self, rungs: _Rungs, inputs: Mapping[str, Json], id: str | None, account: Account | None) -> Outcome[Json]:
         canonical = _canonical(inputs)
         key = _key(rungs.policy, canonical)
         outcome = await self._remembered(rungs, key, id)
         if outcome is None:
-            wiring = self._wiring()
-            outcome, joined = await wiring.requests.share(key, lambda: self._answer_once(wiring, rungs, key, inputs, id))
-            if joined:
-                outcome = _at_no_cost(outcome, id)
+            outcome = await self._shared(rungs, key, inputs, id, account)
         return outcome if self.alarm is None else replace(outcome, alarm=self.alarm)
+
+    async def _shared(self, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None, account: Account | None) -> Outcome[Json]:
+        """The answer of an equal request in flight, or one's own; where the account of the other does not pay for it, one's own does."""
+        wiring, ours = self._wiring(), False
+
+        async def answer() -> Outcome[Json]:
+            nonlocal ours
+            ours = True
+            return await self._answer_once(wiring, rungs, key, inputs, id, account)
+
+        while True:
+            try:
+                outcome, joined = await wiring.requests.share(key, answer)
+            except Unpaid:
+                if ours:
+                    raise
+            else:
+                return _at_no_cost(outcome, id) if joined else outcome
 
     @overload
     def run(self, inputs: Mapping[str, Json], *, output: None = None, id: str | None = None, schema: Json = None) -> Outcome[Json]: ...
@@ -229,17 +253,29 @@ class Cascade:
             found = self._callers[key] = made
         return found
 
-    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None) -> Outcome[Json]:
+    async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
+                           account: Account | None) -> Outcome[Json]:
         """As `_answer`, in one process at a time where they share a cache. One that waited has that much less of its deadline.
 
         What is put around the Ask may take a day: nobody is kept waiting for that.
         """
-        if not isinstance(self._store, RedisStore) or self._around is not None:
-            return await self._answer(wiring, rungs, key, inputs, id)
+        if self._leases is None or self._around is not None:
+            return await self._paid(wiring, rungs, key, inputs, id, account)
         return await once(
-            self._store, key, lambda: self._remembered(rungs, key, id),
-            lambda waited: self._answer(wiring, rungs, key, inputs, id, waited), _kept, lambda: self._patience,
+            self._leases, key, lambda: self._remembered(rungs, key, id),
+            lambda waited: self._paid(wiring, rungs, key, inputs, id, account, waited), _kept, lambda: self._patience,
         )  # fmt: skip
+
+    async def _paid(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None, account: Account | None,
+                    waited: float = 0.0) -> Outcome[Json]:
+        """As `_answer`, at the cost of the account, if there is one."""
+        if account is None:
+            return await self._answer(wiring, rungs, key, inputs, id, waited)
+        from cascade.policy.bounds import bounds
+
+        size = sum(len(message.content.encode()) + ROLE_BYTES for message in compose.prompt(rungs.policy, inputs))
+        async with account.paying(bounds(rungs.policy, size).worst_usd) as purse:
+            return await self._answer(wiring, rungs, key, inputs, id, waited, purse)
 
     @functools.cached_property
     def _patience(self) -> float:
@@ -249,13 +285,15 @@ class Cascade:
         return self.policy.deadline / 2 if self.policy.deadline else bounds(self.policy).worst_seconds
 
     async def _answer(self, wiring: _Wiring, rungs: _Rungs, key: str, inputs: Mapping[str, Json], id: str | None,
-                      waited: float = 0.0) -> Outcome[Json]:
+                      waited: float = 0.0, purse: Budget | None = None) -> Outcome[Json]:
         """The ladder's answer; a shadow's or audited one for the share of requests that the policy names.
 
         A shadow is as long on its way as the slowest tier with its gates, an audit one call longer than the answer alone. An equal
         request in flight or later, from the cache, is neither.
         """
         policy, ladder = rungs.policy, wiring.ladder(rungs)
+        if purse is not None:
+            ladder = replace(ladder, paid=purse)
         if waited and policy.deadline is not None:
             ladder = replace(ladder, policy=replace(policy, deadline=max(policy.deadline - waited, policy.deadline / 2)))
         failures = await self._known_failures(rungs, inputs) if self._store else {}
@@ -481,7 +519,7 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(len(m.content.encode()) + 16 for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
+        size = sum(len(m.content.encode()) + ROLE_BYTES for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)

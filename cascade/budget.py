@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Protocol
 
@@ -13,6 +14,13 @@ class Budget(Protocol):
 
     def reserve(self, worst: Decimal) -> None: ...
     def settle(self, worst: Decimal, cost: Decimal | None) -> None: ...
+
+
+class Account(Protocol):
+    """Who pays for one request, of whatever kind: `paying` sets its worst case aside, None where a model has no price, and gives a purse that
+    holds it; what the purse has spent at the end of the block is paid. Raises Unpaid where there is not enough; then nothing was set aside."""
+
+    def paying(self, worst: Decimal | None) -> AbstractAsyncContextManager[Purse]: ...
 
 
 def short(worst: Decimal, left: Decimal, scope: str) -> BudgetExceeded:

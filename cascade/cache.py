@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,7 +119,7 @@ class DiskStore:
         self.folder.chmod(0o700)
         self._cache = diskcache.Cache(str(self.folder), disk=_TextDisk, eviction_policy="none", size_limit=2**62, statistics=0)
         self._pending: dict[str, str] = {}
-        self._queue: queue.SimpleQueue[tuple[str, str, float | None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, str, float | None] | Callable[[], object] | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._warned: set[str] = set()
 
@@ -146,6 +147,13 @@ class DiskStore:
         self._pending[key] = text
         self._queue.put((key, text, ttl))
 
+    def after(self, do: Callable[[], object]) -> None:
+        """Call it when all that was set is on disk, from any thread; it must not raise."""
+        if self._writer is None:
+            do()
+        else:
+            self._queue.put(do)
+
     def delete(self, key: str) -> None:
         self.flush()
         self._cache.delete(key)
@@ -163,6 +171,9 @@ class DiskStore:
 
     def _write(self) -> None:
         while (item := self._queue.get()) is not None:
+            if callable(item):
+                item()
+                continue
             key, text, ttl = item
             try:
                 self._cache.set(key, sealed(text), expire=ttl)

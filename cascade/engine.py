@@ -56,7 +56,7 @@ class Ladder:
     """A policy with everything it takes to act on it, put together once by `app`.
 
     `verifiers` by (tier, gate); `params` by tier; `worst` is the most a call can cost in dollars, None when unknown; `read` turns an
-    answer's text into its JSON value; `purse` is the run's budget; `grader` compares answers.
+    answer's text into its JSON value; `purse` is the run's budget; `grader` compares answers; `paid` is what an account gave for this request.
     """
 
     policy: Policy
@@ -67,6 +67,7 @@ class Ladder:
     read: Callable[[str], Extracted]
     purse: Budget | None = None
     grader: Grader | None = None
+    paid: Budget | None = None
 
 
 async def run(ladder: Ladder, inputs: Mapping[str, Json], *, seed: Sequence[Event] = (), id: str | None = None) -> Outcome:
@@ -197,7 +198,7 @@ class _Climb:
         own = purse or _own_purse(ladder.policy)
         if own is not None and seed:
             own.settle(ZERO, spent(seed))
-        self.purses: list[Budget] = [p for p in (ladder.purse, own) if p is not None]
+        self.purses: list[Budget] = [p for p in (ladder.paid, ladder.purse, own) if p is not None]
 
     async def outcome(self, id: str | None) -> Outcome:
         started = self.started or time.perf_counter()

@@ -125,6 +125,10 @@ class BudgetExceeded(CascadeError):
         self.scope = scope
 
 
+class Unpaid(CascadeError):
+    """Whoever pays for a request cannot, see `budget.Account`; nothing was asked."""
+
+
 class MissingRecording(CascadeError):
     """The open cassette holds no such call. The message names the nearest recording and what differs."""
 

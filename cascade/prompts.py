@@ -121,7 +121,7 @@ def render(template: Template, variables: Mapping[str, Json]) -> str:
 def check(template: Template) -> list[str]:
     """Problems of a template as lines `file:line: what`, without rendering it; [] when it is sound."""
     try:
-        for part in _parts(template):
+        for part in parts(template):
             _compiled(part)
     except jinja2.TemplateSyntaxError as err:
         return [_syntax(template, err)]
@@ -135,13 +135,13 @@ def check(template: Template) -> list[str]:
 def whole(template: Template) -> Template:
     """The template with all it includes, so that it needs no file any more. It must be sound."""
     folder = _folder(template)
-    return template._replace(includes=tuple((os.path.relpath(part.path, folder), part.source) for part in _parts(template)[1:]))
+    return template._replace(includes=tuple((os.path.relpath(part.path, folder), part.source) for part in parts(template)[1:]))
 
 
 def variables(template: Template) -> set[str]:
     """The names a template (with all it includes) wants to be given."""
     names: set[str] = set()
-    for part in _parts(template):
+    for part in parts(template):
         names |= meta.find_undeclared_variables(_environment(_folder(template)).parse(part.source))
     return names
 
@@ -151,7 +151,7 @@ def digest(template: Template | None) -> str | None:
     if template is None:
         return None
     total = hashlib.sha256()
-    for part in _parts(template):
+    for part in parts(template):
         total.update(hashlib.sha256(part.source.encode()).digest())
     return total.hexdigest()
 
@@ -167,7 +167,7 @@ def _by_content(value: Any) -> Json:
     return digest(value) if isinstance(value, Template) else value
 
 
-def _parts(template: Template) -> list[Template]:
+def parts(template: Template) -> list[Template]:
     """The template and, depth first, those it includes, each once."""
     env = _environment(_folder(template), template.includes)
     parts = [template]

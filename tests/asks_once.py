@@ -1,4 +1,4 @@
-"""A process of its own for test_redis.py: loads the policy, says that it is ready, waits for a line, asks, prints the row.
+"""A process of its own for test_redis.py and test_disk_leases.py: loads the policy, says that it is ready, waits for a line, asks, prints the row.
 
 Its model is one bare HTTP request, so that it takes no second to start.
 """
@@ -12,6 +12,7 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 
 from cascade.app import Cascade
+from cascade.policy import load
 from cascade.types import Answer, Call, Usage
 
 
@@ -25,7 +26,7 @@ async def ask(call: Call) -> Answer:
     return Answer(text, "stop", Usage(10, 3), Decimal("0.0001"))
 
 
-with Cascade.load(sys.argv[1], ask=ask) as cascade:
+with Cascade(load(sys.argv[1]), ask=ask, shared=True) as cascade:
     print("ready", flush=True)
     sys.stdin.readline()
     outcome = cascade.run({"text": "tea"})

@@ -59,8 +59,7 @@ def serve(
         return
     if not policies:
         raise InputError("name at least one policy file")
-    known = None if keys is None else Keys(keys)
-    if known is None and not _own(host):
+    if keys is None and not _own(host):
         raise InputError(f"--host {host} can be reached from other machines: say who may ask with --keys FILE")
     from cascade.app import Cascade
 
@@ -70,6 +69,7 @@ def serve(
         if cascade.policy.name in served:
             raise InputError(f"{path}: a policy named {cascade.policy.name} is served already; names must be unique")
         served[cascade.policy.name] = cascade
+    known = None if keys is None else Keys(keys, served)
     _logging(log)
     config = uvicorn.Config(Gateway(served, known, State(state), trails).app, host, port, http="h11", ws="none", log_level="warning",
                             access_log=False, server_header=False, timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)

@@ -12,6 +12,7 @@ import orjson
 
 from cascade import prompts
 from cascade.app import Cascade
+from cascade.budget import Account
 from cascade.errors import ConfigurationError, InputError, MissingRecording, TemplateError, UserError
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
@@ -39,10 +40,10 @@ class Order:
     inputs: dict[str, Json]
     id: str
 
-    async def answer(self) -> Outcome:
-        """The ladder's outcome. Raises Refused."""
+    async def answer(self, account: Account | None = None) -> Outcome:
+        """The ladder's outcome, paid for by the account. Raises Refused."""
         try:
-            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema)
+            return await self.cascade.arun(self.inputs, id=self.id, schema=self.asked.schema, account=account)
         except BAD as err:
             raise refused(err) from err
 

@@ -17,7 +17,7 @@ from cascade.gateway.wire import Refused, Shape
 
 def no(shape: Shape, problem: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """The error as a response of that shape."""
-    told = {**(headers or {}), "x-should-retry": "true" if problem.retry else "false"}
+    told = {**(headers or {}), **problem.headers, "x-should-retry": "true" if problem.retry else "false"}
     return JSONResponse(shape.error(problem), problem.status, headers=told)
 
 

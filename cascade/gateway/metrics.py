@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cascade.outcome import Outcome
@@ -25,6 +25,9 @@ class Metrics:
         self._calls = Counter("cascade_calls", "Calls of models", ("policy", "model", "result"), registry=self._registry)
         self._tokens = Counter("cascade_tokens", "Tokens of calls", ("policy", "model", "kind"), registry=self._registry)
         self._verdicts = Counter("cascade_verdicts", "Verdicts of gates", ("policy", "tier", "gate", "verdict"), registry=self._registry)
+        self._reloads = Counter("cascade_reloads", "Policies loaded anew after a change", ("policy", "result"), registry=self._registry)
+        self._spoilt = Gauge("cascade_policy_spoilt", "1: the policy's files cannot be loaded, and it is served as it was", ("policy",),
+                             registry=self._registry, multiprocess_mode="livemax")
         self._refused = Counter("cascade_refused", "Requests refused before a model was asked", ("kind",), registry=self._registry)
 
     def ended(self, policy: str, outcome: Outcome) -> None:
@@ -50,6 +53,11 @@ class Metrics:
     def refused(self, kind: str) -> None:
         """One more request that was not asked."""
         self._refused.labels(kind).inc()
+
+    def reloaded(self, policy: str, well: bool) -> None:
+        """A policy was loaded anew, or could not be and is served as it was."""
+        self._reloads.labels(policy, "loaded" if well else "failed").inc()
+        self._spoilt.labels(policy).set(not well)
 
     def text(self) -> bytes:
         """The page."""

@@ -29,11 +29,13 @@ STATUSES: Mapping[int, str] = {
     403: "Without keys only this machine is answered, by its own names.",
     404: "No such policy, or nothing of that id.",
     408: "The body did not arrive in time.",
+    409: "A request with this Idempotency-Key is still being answered.",
     413: "The body has more than 8 MiB.",
     415: "The body is not application/json.",
-    422: "No tier's answer passed its gates: `not_accepted`; or it was cut off: `truncated`.",
+    422: "No tier's answer passed its gates: `not_accepted`; it was cut off: `truncated`; or `idempotency_key_reused` with another request.",
+    429: "The key asks too often: `rate_limit`.",
     500: "A key or model of the policy is wrong: `configuration`.",
-    503: "Every tier's provider failed: `timeout`, `overloaded`, …",
+    503: "Every tier's provider failed: `timeout`, `overloaded`, …; or what has to be kept cannot be: `state`.",
     504: "The request's deadline is over: `deadline`.",
 }
 """The errors of a request for an answer, by HTTP status."""
@@ -63,8 +65,8 @@ def document(policies: Sequence[str], keys: bool) -> dict[str, Json]:
             "/v1/messages": {"post": _asked("Anthropic's Messages", "MessagesRequest", "MessagesReply", theirs,
                                             {**model, "max_tokens": 500, "messages": QUESTION})},
             "/v1/models": {"get": _seen("The policies, as models", "Models", ours, anthropic=True)},
-            "/v1/models/{model}": {"get": _seen("One of them", "Model", {"anyOf": [ours, theirs]}, "model", anthropic=True)},
-            "/v1/cascade/trails/{id}": {"get": _seen("All that happened at a request of this key", "Trail", ours, "id")},
+            "/v1/models/{model}": {"get": _seen("One of them", "Model", {"anyOf": [ours, theirs]}, "model", anthropic=True, more=(404,))},
+            "/v1/cascade/trails/{id}": {"get": _seen("All that happened at a request of this key", "Trail", ours, "id", more=(404, 503))},
             "/metrics": {"get": _seen("Numbers for Prometheus", TEXT, ours, kind=TYPE.partition(";")[0])},
             "/openapi.json": {"get": _seen("This document", OBJECT, ours)},
             "/health": {"get": {**_seen("Which policies are served", "Health", ours), "security": []}},
@@ -85,6 +87,8 @@ def _asked(summary: str, request: str, reply: str, error: Json, example: Json) -
     said = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reply}"}}, "text/event-stream": {}}
     return {
         "summary": summary, "operationId": request.removesuffix("Request").lower(),
+        "parameters": [{"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                        "description": "The same request sent again with it gets the same answer, for a day."}],
         "requestBody": {"required": True, "content": {"application/json": body}},
         "responses": {"200": {"description": "An accepted answer, or the model's refusal; with `stream: true` as server-sent events, in which "
                                              "an error is an event.", "headers": TOLD, "content": said}, **_errors(STATUSES, error)},
@@ -92,13 +96,13 @@ def _asked(summary: str, request: str, reply: str, error: Json, example: Json) -
 
 
 def _seen(summary: str, reply: str | Json, error: Json, parameter: str | None = None, kind: str = "application/json",
-          anthropic: bool = False) -> dict[str, Json]:
+          anthropic: bool = False, more: tuple[int, ...] = ()) -> dict[str, Json]:
     """A GET."""
     schema = {"$ref": f"#/components/schemas/{reply}"} if isinstance(reply, str) else reply
     wanted: list[Json] = [] if parameter is None else [{"name": parameter, "in": "path", "required": True, "schema": TEXT}]
     if anthropic:
         wanted.append({"name": "anthropic-version", "in": "header", "schema": TEXT, "description": "With it the answer has Anthropic's shape."})
-    told = _errors(SEEN if parameter is None else (*SEEN, 404), error)
+    told = _errors((*SEEN, *more), error)
     return {"summary": summary, **({"parameters": wanted} if wanted else {}),
             "responses": {"200": {"description": "It.", "content": {kind: {"schema": schema}}}, **told}}  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,19 +17,25 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from cascade.app import Cascade
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
 from cascade.gateway.door import behind
 from cascade.gateway.door import no as _no
-from cascade.gateway.keys import Keys
+from cascade.gateway.keys import Key, Keys
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.openapi import document
-from cascade.gateway.rows import MOST_TRAILS, Rows
+from cascade.gateway.rates import Rates
+from cascade.gateway.reload import Reload
+from cascade.gateway.repeats import KEPT, Record, Repeats, Saved
+from cascade.gateway.rows import MOST_TRAILS, Rows, units
+from cascade.gateway.served import Served
+from cascade.gateway.spending import Limit, Payer, Spending, limit, now
 from cascade.gateway.state import State
-from cascade.gateway.wire import Refused, Shape
+from cascade.gateway.wire import Refused, Shape, ended
 from cascade.outcome import Outcome
 from cascade.story import one_line
 from cascade.types import Failed, Json, Tried
@@ -44,12 +51,17 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 class Gateway:
     """The policies by name. Without `keys` only requests that name this machine as their host are answered. What is kept of requests goes
-    into `state`, which is closed with the gateway; where none is given it ends with the process. `trails` False: none is kept."""
+    into `state`, which is closed with the gateway; where none is given it ends with the process. `trails` False: none is kept. `run` names
+    what `budget.per_run` is for: from the start of all workers to their end.
+    `reload` watches the policies' files."""
 
-    def __init__(self, policies: Mapping[str, Cascade], keys: Keys | None = None, state: State | None = None, trails: bool = True) -> None:
-        self.policies, self.keys = policies, keys
+    def __init__(self, policies: Mapping[str, Cascade], keys: Keys | None = None, state: State | None = None, trails: bool = True,
+                 run: str | None = None, reload: Reload | None = None) -> None:
+        self.policies, self.keys, self.reload = Served(policies), keys, reload
+        self.run = run or secrets.token_hex(8)
         self.state = state or State.temporary()
         self.rows = Rows(self.state, trails)
+        self.spending, self.rates, self.repeats = Spending(self.state), Rates(self.state), Repeats(self.state)
         self.started = int(time.time())
         self.metrics = Metrics()
         routes = [
@@ -65,9 +77,12 @@ class Gateway:
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
+        await self.spending.collect()
+        watching = None if self.reload is None else asyncio.ensure_future(self.reload.run(self.policies.swap, self.metrics.reloaded))
         yield
-        for cascade in self.policies.values():
-            await cascade.aclose()
+        if watching is not None:
+            watching.cancel()
+        await self.policies.close()
         self.state.close()
 
     # ------------------------------------------------------------ asking
@@ -75,25 +90,68 @@ class Gateway:
     def _asking(self, shape: Shape) -> Handler:
         async def handle(request: Request) -> Response:
             try:
-                who = self._who(request)
-                ordered = order(shape, await _body(request), self.policies)
+                key = self._who(request)
+                await self.rates.admit(key)
+                body = await _body(request)
+                ordered = order(shape, body, self._policies_of(key))
+                record = await self._record(request, key, body)
             except Refused as problem:
                 self._refuse(problem)
                 return _no(shape, problem)
             except ClientDisconnect:
                 return Response(status_code=400)
-            work = asyncio.ensure_future(self._outcome(ordered, who))
+            if isinstance(record, Saved):
+                return Response(record.body, record.status, {**record.headers, "idempotent-replayed": "true"})
+            work = asyncio.ensure_future(self._outcome(ordered, key))
             if ordered.asked.stream:
                 headers = {"x-cascade-trail-id": ordered.id, "cache-control": "no-store"}
-                return StreamingResponse(self._stream(ordered, work), media_type="text/event-stream", headers=headers)
-            return await self._whole(ordered, work, request)
+                events = self._stream(ordered, work)
+                if record is not None:
+                    told = {**headers, "content-type": "text/event-stream; charset=utf-8"}
+                    events = record.stream(events, shape.alive(), told, lambda: _status(work))
+                return _Stream(events, headers, (work.cancel, *(() if record is None else (record.drop,))))
+            try:
+                answer = await self._whole(ordered, work, request)
+                if record is not None and answer.status_code in KEPT and await _status(work) == answer.status_code:
+                    kept = {name: value for name, value in answer.headers.items() if name != "content-length"}
+                    await record.keep(answer.status_code, kept, bytes(answer.body))
+            finally:
+                if record is not None:
+                    record.drop()
+            return answer
 
         return handle
 
-    async def _outcome(self, ordered: Order, who: str | None) -> Outcome:
+    async def _record(self, request: Request, key: Key | None, body: Mapping[str, Json]) -> Record | Saved | None:
+        """What stands under the request's Idempotency-Key; None where it has none. Raises Refused."""
+        names = request.headers.getlist("idempotency-key")
+        if not names:
+            return None
+        if len(names) > 1:
+            raise Refused(400, "invalid_request_error", "Idempotency-Key: send one")
+        return await self.repeats.begin(None if key is None else key.name, names[0], request.url.path, body)
+
+    def _policies_of(self, key: Key | None) -> Mapping[str, Cascade]:
+        """Those that the key may ask."""
+        if key is None or key.models is None:
+            return self.policies
+        return {name: self.policies[name] for name in key.models if name in self.policies}
+
+    def _payer(self, ordered: Order, key: Key | None) -> Payer | None:
+        """Who pays for it; None where nothing limits what is spent."""
+        policy = ordered.cascade.policy
+        of_key = None if key is None else limit(key, now())
+        of_run = (None if policy.budget_per_run is None
+                  else Limit(f"run:{policy.name}", self.run, units(policy.budget_per_run), "run_budget"))  # fmt: skip
+        limits = tuple(one for one in (of_key, of_run) if one is not None)
+        return Payer(self.spending, limits, policy.name) if limits else None
+
+    async def _outcome(self, ordered: Order, key: Key | None) -> Outcome:
         started = time.perf_counter()
+        who = None if key is None else key.name
         try:
-            outcome = await ordered.answer()
+            with self.policies.using(ordered.cascade):
+                outcome = await ordered.answer(self._payer(ordered, key))
         except Refused as problem:
             self._refuse(problem)
             raise
@@ -143,8 +201,8 @@ class Gateway:
 
     # ------------------------------------------------------------ who asks
 
-    def _who(self, request: Request) -> str | None:
-        """The name of the caller's key; None where none is needed. Raises Refused."""
+    def _who(self, request: Request) -> Key | None:
+        """The caller's key; None where none is needed. Raises Refused."""
         if self.keys is None:
             if LOCAL.fullmatch(request.headers.get("host", "")) is None:
                 raise Refused(403, "permission_error", "without keys only requests to localhost are answered")
@@ -152,38 +210,38 @@ class Gateway:
         given = request.headers.getlist("authorization") + request.headers.getlist("x-api-key")
         if len(given) != 1:
             raise Refused(401, "authentication_error", "send one key, as Authorization: Bearer KEY or as x-api-key: KEY")
-        name = self.keys.name(given[0].removeprefix("Bearer ").strip())
-        if name is None:
+        key = self.keys.of(given[0].removeprefix("Bearer ").strip())
+        if key is None:
             raise Refused(401, "authentication_error", "this key is not known")
-        return name
+        return key
 
     # ------------------------------------------------------------ looking
 
     async def _models(self, request: Request) -> Response:
         try:
-            self._who(request)
+            policies = self._policies_of(self._who(request))
         except Refused as problem:
             return _no(Chat(), problem)
         if "anthropic-version" in request.headers:
-            data = [_as_anthropic(name, self.started) for name in self.policies]
+            data = [_as_anthropic(name, self.started) for name in policies]
             return JSONResponse({"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]})
-        return JSONResponse({"object": "list", "data": [_as_openai(name, self.started) for name in self.policies]})
+        return JSONResponse({"object": "list", "data": [_as_openai(name, self.started) for name in policies]})
 
     async def _model(self, request: Request) -> Response:
         name = request.path_params["model"]
         try:
-            self._who(request)
-            if name not in self.policies:
-                raise Refused(404, "model_not_found", f"there is no policy {one_line(name, 80)!r}; there are: {', '.join(self.policies)}")
+            policies = self._policies_of(self._who(request))
+            if name not in policies:
+                raise Refused(404, "model_not_found", f"there is no policy {one_line(name, 80)!r}; there are: {', '.join(policies)}")
         except Refused as problem:
             return _no(Messages() if "anthropic-version" in request.headers else Chat(), problem)
         return JSONResponse(_as_anthropic(name, self.started) if "anthropic-version" in request.headers else _as_openai(name, self.started))
 
     async def _trail(self, request: Request) -> Response:
         try:
-            who = self._who(request)
+            key = self._who(request)
             try:
-                line = await self.rows.trail(request.path_params["id"], who)
+                line = await self.rows.trail(request.path_params["id"], None if key is None else key.name)
             except sqlite3.Error as err:
                 raise Refused(503, "state", f"what is kept of requests cannot be read: {err}", retry=True) from err
             if line is None:
@@ -201,13 +259,37 @@ class Gateway:
 
     async def _openapi(self, request: Request) -> Response:
         try:
-            self._who(request)
+            policies = self._policies_of(self._who(request))
         except Refused as problem:
             return _no(Chat(), problem)
-        return JSONResponse(document(list(self.policies), self.keys is not None))
+        return JSONResponse(document(list(policies), self.keys is not None))
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "policies": {name: cascade.label for name, cascade in self.policies.items()}})
+
+
+class _Stream(StreamingResponse):
+    """Events; what is `over` is called at the end, also when the caller had gone before they began."""
+
+    def __init__(self, events: AsyncIterator[bytes], headers: Mapping[str, str], over: tuple[Callable[[], object], ...]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._over = over
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for end in self._over:
+                end()
+
+
+async def _status(work: asyncio.Future[Outcome]) -> int:
+    """The HTTP status of a request that was asked; 0 for one that was not."""
+    try:
+        problem = ended(await work)
+    except Refused:
+        return 0
+    return 200 if problem is None else problem.status
 
 
 async def _gone(request: Request) -> None:

@@ -27,9 +27,10 @@ CREATE INDEX IF NOT EXISTS request_at ON request (at);
 CREATE TABLE IF NOT EXISTS trail (n INTEGER PRIMARY KEY, id TEXT, key TEXT, line BLOB);
 CREATE INDEX IF NOT EXISTS trail_id ON trail (id);
 CREATE TABLE IF NOT EXISTS spent (account TEXT, period TEXT, cost INTEGER, PRIMARY KEY (account, period)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS held (id TEXT, account TEXT, period TEXT, cost INTEGER, worker TEXT, PRIMARY KEY (id, account)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held (id TEXT, account TEXT, period TEXT, cost INTEGER, worker TEXT, PRIMARY KEY (account, period, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS held_id ON held (id);
 CREATE TABLE IF NOT EXISTS rate (key TEXT PRIMARY KEY, left REAL, at REAL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS idempotent (key TEXT, name TEXT, body BLOB, worker TEXT, at REAL, status INTEGER, headers TEXT, reply BLOB,
+CREATE TABLE IF NOT EXISTS idempotent (key TEXT, name TEXT, body BLOB, holder TEXT, at REAL, status INTEGER, headers TEXT, reply BLOB,
   PRIMARY KEY (key, name));
 CREATE INDEX IF NOT EXISTS idempotent_at ON idempotent (at);
 """

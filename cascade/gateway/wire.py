@@ -15,11 +15,13 @@ LONGEST = 4_000
 
 
 class Refused(Exception):
-    """A request that gets an error: the HTTP `status`, a `kind` for programs, a message for people; `retry`: trying again may help."""
+    """A request that gets an error: the HTTP `status`, a `kind` for programs, a message for people; `retry`: trying again may help. `headers`
+    go with it."""
 
     def __init__(self, status: int, kind: str, message: str, retry: bool = False) -> None:
         super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
         self.status, self.kind, self.retry = status, kind, retry
+        self.headers: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,13 @@ class Loaded:
     """Where the gate of a tier stands, both by index; the tier's place for a schema gate that was added."""
 
 
-def load(path: str, *, calibrated: bool = True) -> Policy:
+def load(path: str, *, calibrated: bool = True, files: set[str] | None = None) -> Policy:
     """The policy of a file. Raises PolicyError with all that is wrong, a line each: `file:line:column: path: what`.
 
-    `calibrated` False: as if it named no thresholds file, e.g. to record anew.
+    `calibrated` False: as if it named no thresholds file, e.g. to record anew. All files that were read, or should have been, are added
+    to `files`, also when it raises.
     """
-    return load_with_places(path, calibrated=calibrated).policy
+    return load_with_places(path, calibrated=calibrated, files=files).policy
 
 
 def load_text(text: str, path: str) -> Policy:
@@ -61,8 +62,10 @@ def load_text(text: str, path: str) -> Policy:
     return _Loader(path).load(text).policy
 
 
-def load_with_places(path: str, *, calibrated: bool = True) -> Loaded:
+def load_with_places(path: str, *, calibrated: bool = True, files: set[str] | None = None) -> Loaded:
     """As `load`, with the place of every part."""
+    files = set() if files is None else files
+    files.add(path)
     try:
         if os.path.getsize(path) > MAX_BYTES:
             raise PolicyError([f"{path}:1:1: the file has more than {MAX_BYTES} bytes"])
@@ -71,7 +74,7 @@ def load_with_places(path: str, *, calibrated: bool = True) -> Loaded:
         raise PolicyError([f"{path}: not UTF-8 text (byte {err.start})"]) from err
     except (OSError, ValueError) as err:  # ValueError: a zero byte in the path
         raise PolicyError([f"{path}: {getattr(err, 'strerror', None) or err}"]) from err
-    return _Loader(path, calibrated).load(text)
+    return _Loader(path, calibrated, files=files).load(text)
 
 
 @dataclass
@@ -82,6 +85,7 @@ class _Loader:
     problems: list[tuple[tuple[int, int], str]] = field(default_factory=list)
     unusable: set[str] = field(default_factory=lambda: {"?"})
     places: dict[tuple[int, int], Loc] = field(default_factory=dict)
+    files: set[str] = field(default_factory=set)
 
     def load(self, text: str) -> Loaded:
         try:
@@ -166,6 +170,7 @@ class _Loader:
     def _thresholds(self, policy: Policy, given: str) -> Policy:
         """The policy as calibration left it. A file that was made for another policy is refused, saying what changed."""
         path = self._beside(given)
+        self.files.add(os.fspath(path))
         if not path.exists():
             self.problem(("thresholds",), f"{_shown(path)}: is not there; cascade calibrate writes it")
             return policy
@@ -225,6 +230,7 @@ class _Loader:
 
     def _read_file(self, loc: Loc, path: Path) -> str | None:
         """The text of a file that the policy names; None when it cannot be read, which is told."""
+        self.files.add(os.fspath(path))
         try:
             if path.stat().st_size > MAX_BYTES:
                 self.problem(loc, f"{_shown(path)}: the file has more than {MAX_BYTES} bytes")
@@ -286,7 +292,10 @@ class _Loader:
         problems = prompts.check(template)
         for line in problems:
             self._template_problem(loc, line)
-        return None if problems else prompts.whole(template)
+        if problems:
+            return None
+        self.files.update(part.path for part in prompts.parts(template)[1:])
+        return prompts.whole(template)
 
     def _template_problem(self, loc: Loc, line: str) -> None:
         """`file:line: what`; where the template stands in the policy, as a problem of the policy."""
