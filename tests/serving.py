@@ -37,6 +37,13 @@ def ladders(url: str, retries: int = 0, timeout: float = 5) -> dict[str, Cascade
 def serving(gateway: Gateway) -> Iterator[str]:
     """The address of a gateway that listens."""
     server = uvicorn.Server(uvicorn.Config(gateway.app, "127.0.0.1", 0, http="h11", ws="none", log_level="error", server_header=False, h11_max_incomplete_event_size=64 * 1024))
+    stop = server.shutdown
+
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        gateway.live.close()
+        await stop(sockets)
+
+    server.shutdown = shutdown  # type: ignore[method-assign]
     listener = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's algorithm on, and an answer takes 40 ms
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)

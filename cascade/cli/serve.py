@@ -71,10 +71,11 @@ def serve(
         served[cascade.policy.name] = cascade
     known = None if keys is None else Keys(keys, served)
     _logging(log)
-    config = uvicorn.Config(Gateway(served, known, State(state), trails).app, host, port, http="h11", ws="none", log_level="warning",
+    gateway = Gateway(served, known, State(state), trails)
+    config = uvicorn.Config(gateway.app, host, port, http="h11", ws="none", log_level="warning",
                             access_log=False, server_header=False, timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
     server = uvicorn.Server(config)
-    started = server.startup
+    started, stop = server.startup, server.shutdown
 
     async def startup(sockets: list[socket.socket] | None = None) -> None:
         await started(sockets)
@@ -82,7 +83,11 @@ def serve(
             at = server.servers[0].sockets[0].getsockname()
             show.note(f"serving {', '.join(served)} on http://{host}:{at[1]}/v1" + ("" if known else ", for this machine only"))
 
-    server.startup = startup  # type: ignore[method-assign]
+    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
+        gateway.live.close()
+        await stop(sockets)
+
+    server.startup, server.shutdown = startup, shutdown  # type: ignore[method-assign]
     try:
         server.run()
     except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why

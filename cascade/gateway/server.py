@@ -25,6 +25,7 @@ from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
 from cascade.gateway.door import behind
 from cascade.gateway.door import no as _no
 from cascade.gateway.keys import Key, Keys
+from cascade.gateway.live import Live
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.openapi import document
@@ -64,6 +65,7 @@ class Gateway:
         self.spending, self.rates, self.repeats = Spending(self.state), Rates(self.state), Repeats(self.state)
         self.started = int(time.time())
         self.metrics = Metrics()
+        self.live = Live(self.policies, self.rows, self._who, trails)
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
             Route("/v1/models", self._models),
@@ -72,6 +74,7 @@ class Gateway:
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/openapi.json", self._openapi),
+            *self.live.routes,
         ]
         self.app = behind(Starlette(routes=routes, lifespan=self._life))
 

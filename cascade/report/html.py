@@ -40,4 +40,4 @@ def numeric(table: Table) -> list[bool]:
     def number(cell: str) -> bool:
         return len(cell) < 24 and (cell[:1] in "$−–0123456789" or cell in ("never", "unknown"))
 
-    return [all(number(row[i]) for row in table[1:]) for i in range(len(table[0]))]
+    return [all(number(row[i]) for row in table[1:]) and any(row[i] for row in table[1:]) for i in range(len(table[0]))]
