@@ -345,17 +345,20 @@ def test_a_store_that_cannot_be_read_is_told(stub: Stub, monkeypatch: pytest.Mon
 def test_an_open_page_does_not_hold_up_the_end(tmp_path: Path) -> None:
     text = CHAT.format(url="", retries=0, timeout=5).replace('kind: openai, base_url: "/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
     (tmp_path / "chat.yaml").write_text(text)
-    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--drain", "600",
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--drain", "20",
                "--state", str(tmp_path / "state")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        url = process.stderr.readline().split()[3].rstrip(",").removesuffix("/v1")
-        with httpx2.stream("GET", f"{url}/events", timeout=30) as reply:
-            told = events(reply)
-            next(told)
-            process.send_signal(signal.SIGTERM)
-            assert list(told) == [], "it ends whole, not torn"
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        try:
+            url = process.stderr.readline().split()[3].rstrip(",").removesuffix("/v1")
+            with httpx2.stream("GET", f"{url}/events", timeout=30) as reply:
+                told = events(reply)
+                next(told)
+                process.send_signal(signal.SIGTERM)
+                assert list(told) == [], "it ends whole, not torn"
+            assert process.wait(60) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 # ---------------------------------------------------------------- in a browser

@@ -101,10 +101,10 @@ def _tiles(seen: Seen) -> list[tuple[str, str, str]]:
     requests = sum(one.requests for one in seen.sums)
     accepted = sum(one.requests for one in seen.sums if one.status == "accepted")
     unpriced, known = sum(one.unpriced for one in seen.sums), sum((one.cost_usd for one in seen.sums), Decimal(0))
-    ever = seen.rows[0].n if seen.rows else 0
+    ever, cached = seen.rows[0].n if seen.rows else 0, sum(one.cached for one in seen.sums)
     waited = sorted(row.seconds for row in seen.rows)
     return [
-        ("requests", f"{requests:,}", (f"the newest of {ever:,}; " if ever > requests else "") + f"{sum(one.cached for one in seen.sums):,} from the cache"),
+        ("requests", f"{requests:,}", (f"the newest of {ever:,}; " if ever > requests else "") + f"{cached:,} from the cache"),
         ("accepted", text.percent(accepted / requests if requests else None), f"{accepted:,} answers"),
         ("spent", "unknown" if unpriced else text.money(known),
          f"{unpriced:,} requests have no price; the others {text.money(known)}" if unpriced else "all priced"),
