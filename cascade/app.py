@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import orjson
 
 from cascade import binding, compose, engine, prices, prompts, records, telemetry, verifiers
-from cascade.around.breaker import breaker
+from cascade.around.breaker import Circuit, State, breaker
 from cascade.around.lease import Leases, once
 from cascade.around.limit import limited
 from cascade.around.retry import RetryBudget, retrying
@@ -62,8 +62,6 @@ log = logging.getLogger("cascade")
 T = TypeVar("T")
 ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
-ROLE_BYTES = 16
-"""What a message has beside its text."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
 
@@ -220,9 +218,15 @@ class Cascade:
         """What the monitor has to say: that the policy stepped back, or what has drifted; None while all is as calibrated."""
         return None if self._monitor is None else self._monitor.alarm
 
-    def watched(self) -> list[live.Line]:
-        """All that the monitor counted, of every step; empty for a policy that is not watched."""
-        return [] if self._monitor is None else self._monitor.lines()
+    @property
+    def monitor(self) -> live.Monitor | None:
+        """What watches a policy with thresholds; None for any other."""
+        return self._monitor
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """By model, of those that were asked: closed, open (it is left alone for a while) or half_open (the next call is a probe)."""
+        return {model: circuit.state for wiring in self._loops.values() for model, circuit in wiring.circuits.items()}
 
     @functools.cached_property
     def labels(self) -> frozenset[str]:
@@ -273,8 +277,8 @@ class Cascade:
             return await self._answer(wiring, rungs, key, inputs, id, waited)
         from cascade.policy.bounds import bounds
 
-        size = sum(len(message.content.encode()) + ROLE_BYTES for message in compose.prompt(rungs.policy, inputs))
-        async with account.paying(bounds(rungs.policy, size).worst_usd) as purse:
+        worst = bounds(rungs.policy, _prompt_bytes(rungs.policy, inputs)).worst_usd
+        async with account.paying(worst) as purse:
             return await self._answer(wiring, rungs, key, inputs, id, waited, purse)
 
     @functools.cached_property
@@ -478,6 +482,7 @@ class _Wiring:
         self.adapters: dict[str, Adapter] = {}
         self.asks: dict[str, Ask] = {}
         self.retries = RetryBudget()
+        self.circuits: dict[str, Circuit] = {}
         chain = [owner.policy] if owner._monitor is None else owner._monitor.chain
         self.per_model = {tier.model: tier.retries for policy in chain for tier in policy.tiers}
         if given is None and (missing := missing_keys(owner.policy)):
@@ -508,7 +513,7 @@ class _Wiring:
     def _stack(self, name: str) -> Ask:
         provider = self.policy.providers[name]
         adapter = self.adapters[name] = build(provider, self.policy.pricing)
-        patient = retrying(breaker(adapter), lambda call: self.per_model.get(call.model, RETRIES_OF_GATES), self.retries)
+        patient = retrying(breaker(adapter, circuits=self.circuits), lambda call: self.per_model.get(call.model, RETRIES_OF_GATES), self.retries)
         return limited(patient, provider)
 
     def _worst(self, call: Call) -> Decimal | None:
@@ -519,7 +524,7 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(len(m.content.encode()) + ROLE_BYTES for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
+        size = sum(len(m.content.encode()) + 16 for m in call.messages) + (len(orjson.dumps(call.schema.json)) if call.schema else 0)
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)
@@ -629,6 +634,12 @@ def _canonical(inputs: Mapping[str, Json]) -> bytes:
         return orjson.dumps(inputs if isinstance(inputs, dict) else dict(inputs), option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as err:
         raise InputError(f"inputs must be plain JSON values: {err}") from err
+
+
+def _prompt_bytes(policy: Policy, inputs: Mapping[str, Json]) -> int:
+    """No fewer than the tokens of the prompt, with all that a caller's messages bring."""
+    said = sum(len(message.content.encode()) + 16 for message in compose.prompt(policy, inputs))
+    return said if policy.prompt is not None else max(said, len(_canonical(inputs)))
 
 
 def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:

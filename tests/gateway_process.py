@@ -77,14 +77,14 @@ class Gateway:
         self.lines: list[str] = []
         self.start()
 
-    def start(self) -> None:
+    def start(self, wait: float = 30) -> None:
         command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(self.policy), "--port", str(self.port),
                    "--state", str(self.folder / "state"), *self.args]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True,
                                         env={**os.environ, "HOME": str(self.folder)})
         self._ready = threading.Event()
         threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True).start()
-        assert self._ready.wait(30), self.lines
+        assert self._ready.wait(wait), self.lines
 
     def _read(self, pipe: Any) -> None:
         for line in pipe:

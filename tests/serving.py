@@ -1,4 +1,4 @@
-"""A gateway in a thread of this process, on a port of its own, over models that are a stub's."""
+"""A gateway in a thread of this process, on a port of its own, as `cascade serve` runs it, over models that are a stub's."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import socket
 import threading
 from collections.abc import Iterator
 
-import uvicorn
-
 from cascade import Cascade
 from cascade.gateway.keys import Keys
 from cascade.gateway.server import Gateway
+from cascade.gateway.serving import Server, Settings
 from cascade.policy.load import load_text
 from cascade.types import CacheSettings
 
@@ -33,27 +32,25 @@ def ladders(url: str, retries: int = 0, timeout: float = 5) -> dict[str, Cascade
     return {one.policy.name: one for one in made}
 
 
+class _Threaded(Server):
+    """Signals are the main thread's."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super(Server, self).startup(sockets)
+
+
 @contextlib.contextmanager
 def serving(gateway: Gateway) -> Iterator[str]:
     """The address of a gateway that listens."""
-    server = uvicorn.Server(uvicorn.Config(gateway.app, "127.0.0.1", 0, http="h11", ws="none", log_level="error", server_header=False, h11_max_incomplete_event_size=64 * 1024))
-    stop = server.shutdown
-
-    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
-        gateway.live.close()
-        await stop(sockets)
-
-    server.shutdown = shutdown  # type: ignore[method-assign]
-    listener = socket.socket(proto=socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle's algorithm on, and an answer takes 40 ms
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)
+    server = _Threaded(gateway, Settings((), None, "", True, "test", log=False, drain=20), "127.0.0.1", 0, lambda _: None)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     thread = threading.Thread(target=lambda: server.run([listener]))
     thread.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(30)
 
 
 def gateway(url: str, keys: Keys | None = None, **settings: float) -> Gateway:

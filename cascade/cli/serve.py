@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
+import secrets
 import socket
 from typing import Annotated
 
@@ -28,6 +28,10 @@ def serve(
     trails: Annotated[bool, typer.Option("--trails/--no-trails", help="Keep the newest 1,000 trails; they hold prompts and answers.")] = True,
     log: Annotated[bool, typer.Option("--log/--no-log", help="A JSON line for each request on stderr; no text of prompts and answers.")] = True,
     drain: Annotated[int, typer.Option("--drain", metavar="SECONDS", min=0, help="How long requests in flight may go on at the end.")] = 30,
+    notice: Annotated[int, typer.Option("--notice", metavar="SECONDS", min=0,
+                      help="After SIGTERM go on for so long, while /health says 503 draining.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, max=256, help="Worker processes, on one port.")] = 1,
+    connections: Annotated[int, typer.Option("--connections", metavar="N", min=1, help="So many at once for each worker; others get 503.")] = 2_000,
 ) -> None:
     """Answer OpenAI's and Anthropic's clients: change their base_url, and name a policy as the model.
 
@@ -45,11 +49,9 @@ def serve(
     Without --keys it listens on this machine only. Ctrl-C: no new requests, those in flight are finished.
     """
     try:
-        import uvicorn
-
-        from cascade.gateway.keys import Keys, new
-        from cascade.gateway.server import Gateway
-        from cascade.gateway.state import State
+        from cascade.gateway.keys import new
+        from cascade.gateway.serving import Server, Settings, build, logging_to_stderr
+        from cascade.gateway.workers import Workers, more_files
     except ImportError as err:
         raise ConfigurationError(f"serve needs starlette, uvicorn and prometheus-client: {HOW}") from err
     if new_key is not None:
@@ -61,45 +63,28 @@ def serve(
         raise InputError("name at least one policy file")
     if keys is None and not _own(host):
         raise InputError(f"--host {host} can be reached from other machines: say who may ask with --keys FILE")
-    from cascade.app import Cascade
+    settings = Settings(tuple(policies), keys, state, trails, secrets.token_hex(8), workers, log, drain, notice, connections)
+    gateway = build(settings)
+    logging_to_stderr(log)
 
-    served: dict[str, Cascade] = {}
-    for path in policies:
-        cascade = Cascade.load(path)
-        if cascade.policy.name in served:
-            raise InputError(f"{path}: a policy named {cascade.policy.name} is served already; names must be unique")
-        served[cascade.policy.name] = cascade
-    known = None if keys is None else Keys(keys, served)
-    _logging(log)
-    gateway = Gateway(served, known, State(state), trails)
-    config = uvicorn.Config(gateway.app, host, port, http="h11", ws="none", log_level="warning",
-                            access_log=False, server_header=False, timeout_graceful_shutdown=drain, h11_max_incomplete_event_size=64 * 1024)
-    server = uvicorn.Server(config)
-    started, stop = server.startup, server.shutdown
+    def tell(listening: socket.socket) -> None:
+        by = "" if workers == 1 else f" by {workers} workers"
+        show.note(f"serving {', '.join(gateway.policies)} on http://{host}:{listening.getsockname()[1]}/v1{by}"
+                  + (", for this machine only" if keys is None else ""))
 
-    async def startup(sockets: list[socket.socket] | None = None) -> None:
-        await started(sockets)
-        if server.started:
-            at = server.servers[0].sockets[0].getsockname()
-            show.note(f"serving {', '.join(served)} on http://{host}:{at[1]}/v1" + ("" if known else ", for this machine only"))
-
-    async def shutdown(sockets: list[socket.socket] | None = None) -> None:
-        gateway.live.close()
-        await stop(sockets)
-
-    server.startup, server.shutdown = startup, shutdown  # type: ignore[method-assign]
+    if workers == 1:
+        more_files()
+        try:
+            Server(gateway, settings, host, port, lambda sockets: tell(sockets[0])).run()
+        except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why
+            raise InputError(f"cannot listen on {host}:{port}") from err
+        return
+    gateway.state.close()  # it was only to see that all is well
     try:
-        server.run()
-    except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why
-        raise InputError(f"cannot listen on {host}:{port}") from err
-
-
-def _logging(wanted: bool) -> None:
-    """The gateway's lines go to stderr as they are."""
-    lines = logging.getLogger("cascade.gateway")
-    lines.propagate = False
-    lines.setLevel(logging.INFO if wanted else logging.WARNING)
-    lines.addHandler(logging.StreamHandler())
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as err:
+        raise InputError(f"cannot listen on {host}:{port}: {err.strerror or err}") from err
+    Workers(settings, listening, lambda: tell(listening)).run()
 
 
 def _own(host: str) -> bool:

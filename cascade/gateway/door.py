@@ -1,4 +1,4 @@
-"""What no route answers: requests that two servers could read differently, unknown paths and methods, and our own faults."""
+"""What no route answers: unknown paths and methods, and our own faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from cascade.gateway.chat import Chat
 from cascade.gateway.messages import Messages
@@ -27,26 +27,11 @@ def shape_of(path: str) -> Shape:
 
 
 def behind(app: Starlette) -> ASGIApp:
-    """The app with all that no route answers answered in the providers' shapes, as JSON."""
+    """The app, which answers in the providers' shapes, as JSON, what no route answers."""
     app.router.redirect_slashes = False  # a redirect would repeat the Host header to whoever sent it
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(Exception, _fault)
-    return _Door(app)
-
-
-class _Door:
-    """Refuses a request with two lengths: a proxy that believes the other one sees another request behind it (RFC 9112, 6.3)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        names = {name for name, _ in scope["headers"]} if scope["type"] == "http" else set()
-        if {b"content-length", b"transfer-encoding"} <= names:
-            problem = Refused(400, "invalid_request_error", "send Content-Length or Transfer-Encoding, not both")
-            await no(shape_of(scope["path"]), problem, {"connection": "close"})(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+    return app
 
 
 async def _unrouted(request: Request, err: Exception) -> Response:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from cascade.outcome import Outcome
 from cascade.types import Checked, Failed, Tried
@@ -60,5 +63,9 @@ class Metrics:
         self._spoilt.labels(policy).set(not well)
 
     def text(self) -> bytes:
-        """The page."""
-        return generate_latest(self._registry)
+        """The page; where several worker processes count, the sums of all of them."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

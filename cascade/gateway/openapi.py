@@ -20,6 +20,7 @@ MAYBE: Json = {"type": ["object", "null"]}
 WORDS: Json = {"type": ["string", "null"]}
 LENGTH: Json = {"type": ["integer", "null"], "minimum": 1, "description": "Without effect: the policy decides."}
 CONTENT: Json = {"type": ["string", "array", "null"], "items": OBJECT, "description": "Text, or the provider's parts."}
+HEALTH: Json = {"application/json": {"schema": {"$ref": "#/components/schemas/Health"}}}
 QUESTION: Json = [{"role": "user", "content": "What is 2 and 2?"}]
 
 STATUSES: Mapping[int, str] = {
@@ -69,11 +70,12 @@ def document(policies: Sequence[str], keys: bool) -> dict[str, Json]:
             "/v1/cascade/trails/{id}": {"get": _seen("All that happened at a request of this key", "Trail", ours, "id", more=(404, 503))},
             "/metrics": {"get": _seen("Numbers for Prometheus", TEXT, ours, kind=TYPE.partition(";")[0])},
             "/openapi.json": {"get": _seen("This document", OBJECT, ours)},
-            "/health": {"get": {**_seen("Which policies are served", "Health", ours), "security": []}},
+            "/health": {"get": {"summary": "How the gateway is", "security": [], "responses": {
+                "200": {"description": "It answers; what is wrong is told to those who may ask.", "content": HEALTH},
+                "503": {"description": "It ends: it takes no more requests soon.", "content": HEALTH}}}},
         },
         "components": {"schemas": _schemas(list(policies))},
     }  # fmt: skip
-    found["paths"]["/health"]["get"]["responses"] = {"200": found["paths"]["/health"]["get"]["responses"]["200"]}
     if keys:
         found["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"},
                                                   "key": {"type": "apiKey", "in": "header", "name": "x-api-key"}}  # fmt: skip
@@ -149,7 +151,9 @@ def _schemas(policies: list[str]) -> dict[str, Json]:
             "format": {"const": 1}, "id": TEXT, "policy": TEXT, "status": TEXT, "tier": {"type": ["string", "null"]}, "output": {},
             "cost_usd": {"type": ["number", "null"]}, "unpriced": {"type": "array", "items": TEXT}, "seconds": {"type": "number"},
             "trail": {"type": "array", "items": _object({"event": TEXT, "tier": TEXT})}}),
-        "Health": _object({"status": {"const": "ok"}, "policies": {"type": "object", "additionalProperties": TEXT}}),
+        "Health": {"type": "object", "required": ["status"], "properties": {
+            "status": {"enum": ["ok", "degraded", "draining"]}, "problems": {"type": "array", "items": TEXT}, "worker": COUNT, "state": OBJECT,
+            "policies": {"type": "object", "additionalProperties": _object({"label": TEXT, "serves": TEXT, "alarm": WORDS})}}},
         "OpenAIError": _object({"error": _object({"message": TEXT, "type": TEXT, "param": {"type": "null"}, "code": TEXT})}),
         "AnthropicError": _object({"type": {"const": "error"}, "error": _object({"type": TEXT, "message": TEXT})}),
     }  # fmt: skip

@@ -53,7 +53,7 @@ class Eyes:
     async def look(self) -> Seen:
         """All there is to see. Raises sqlite3.Error."""
         await self._follow()
-        lines = {name: (cascade, cascade.watched()) for name, cascade in self._policies.items()}
+        lines = {name: (cascade, [] if cascade.monitor is None else cascade.monitor.lines()) for name, cascade in self._policies.items()}
         sums, rows = await self._rows.sums(), await self._rows.latest(MOST_TRAILS)
         return await asyncio.to_thread(_count, sums, rows, dict(self._trails), lines)
 

@@ -24,6 +24,7 @@ from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, order
 from cascade.gateway.door import behind
 from cascade.gateway.door import no as _no
+from cascade.gateway.health import Health
 from cascade.gateway.keys import Key, Keys
 from cascade.gateway.live import Live
 from cascade.gateway.messages import Messages
@@ -47,6 +48,8 @@ ALIVE = 5.0
 BODY_SECONDS = 30.0
 """Within which a body has to arrive, so that nobody holds a connection by sending slowly."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
+MOST_BODIES = 64 * 1024 * 1024
+"""Bytes of all bodies that are being read at once."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -64,7 +67,10 @@ class Gateway:
         self.rows = Rows(self.state, trails)
         self.spending, self.rates, self.repeats = Spending(self.state), Rates(self.state), Repeats(self.state)
         self.started = int(time.time())
+        self.draining = False
+        self.bodies = Bodies()
         self.metrics = Metrics()
+        self.health = Health(self.policies, self.state, keys, reload)
         self.live = Live(self.policies, self.rows, self._who, trails)
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
@@ -88,6 +94,11 @@ class Gateway:
         await self.policies.close()
         self.state.close()
 
+    def reload_now(self) -> None:
+        """Load all policies anew, whether their files have changed or not."""
+        if self.reload is not None:
+            self.reload.ask()
+
     # ------------------------------------------------------------ asking
 
     def _asking(self, shape: Shape) -> Handler:
@@ -95,7 +106,7 @@ class Gateway:
             try:
                 key = self._who(request)
                 await self.rates.admit(key)
-                body = await _body(request)
+                body = await _body(request, self.bodies)
                 ordered = order(shape, body, self._policies_of(key))
                 record = await self._record(request, key, body)
             except Refused as problem:
@@ -268,7 +279,15 @@ class Gateway:
         return JSONResponse(document(list(policies), self.keys is not None))
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "policies": {name: cascade.label for name, cascade in self.policies.items()}})
+        """The status for all, the rest for those who may ask."""
+        if self.draining:
+            return JSONResponse({"status": "draining"}, 503)
+        told = self.health.look()
+        try:
+            self._who(request)
+        except Refused:
+            return JSONResponse({"status": told["status"]})
+        return JSONResponse(told)
 
 
 class _Stream(StreamingResponse):
@@ -295,26 +314,43 @@ async def _status(work: asyncio.Future[Outcome]) -> int:
     return 200 if problem is None else problem.status
 
 
+class Bodies:
+    """`now`: bytes of the bodies that are being read."""
+
+    now = 0
+
+
 async def _gone(request: Request) -> None:
     """Returns when the caller has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _body(request: Request) -> dict[str, Json]:
+async def _body(request: Request, bodies: Bodies) -> dict[str, Json]:
     """The body as strict JSON. Raises Refused, and ClientDisconnect."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "invalid_request_error", "the body must be application/json")
+    if int(request.headers.get("content-length", "0")) > MAX_BODY:
+        raise _large()
     read = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 read += part
+                bodies.now += len(part)
                 if len(read) > MAX_BODY:
-                    raise Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
+                    raise _large()
+                if bodies.now > MOST_BODIES:
+                    raise Refused(503, "overloaded", "too many large requests at once; try again", retry=True)
+        return body_of(bytes(read))
     except TimeoutError as err:
         raise Refused(408, "invalid_request_error", f"the body did not arrive in {BODY_SECONDS:g} seconds", retry=True) from err
-    return body_of(bytes(read))
+    finally:
+        bodies.now -= len(read)
+
+
+def _large() -> Refused:
+    return Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
 
 
 def _as_openai(name: str, created: int) -> dict[str, Json]:
