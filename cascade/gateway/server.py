@@ -48,8 +48,9 @@ ALIVE = 5.0
 BODY_SECONDS = 30.0
 """Within which a body has to arrive, so that nobody holds a connection by sending slowly."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
-MOST_BODIES = 64 * 1024 * 1024
-"""Bytes of all bodies that are being read at once."""
+MOST_BODIES = 32 * 1024 * 1024
+"""Bytes of all bodies that are being read at once, but for small ones."""
+SMALL = 64 * 1024
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -340,7 +341,7 @@ async def _body(request: Request, bodies: Bodies) -> dict[str, Json]:
                 bodies.now += len(part)
                 if len(read) > MAX_BODY:
                     raise _large()
-                if bodies.now > MOST_BODIES:
+                if len(read) > SMALL and bodies.now > MOST_BODIES:
                     raise Refused(503, "overloaded", "too many large requests at once; try again", retry=True)
         return body_of(bytes(read))
     except TimeoutError as err:
