@@ -376,5 +376,5 @@ def test_what_a_killed_process_had_in_flight_is_spent_and_blocks_nothing(tmp_pat
     (spent,) = asyncio.run(Spending(state).spent()).values()
     held = asyncio.run(state.read(lambda db: db.execute("SELECT count(*) FROM held").fetchone()))
     state.close()
-    size, tokens = len('{"messages":[{"content":"2 and 2?","role":"user"}]}'), 100
+    size, tokens = len("2 and 2?") + 16, 100
     assert (spent, held) == (Decimal(size + 2 * tokens).scaleb(-6) + Decimal("0.000016"), (0,)), "the worst case of the first, the cost of the second"

@@ -13,7 +13,7 @@ from cascade.cli import show
 from cascade.errors import InputError
 
 if TYPE_CHECKING:
-    from cascade.monitor.live import Line, Monitor
+    from cascade.monitor.live import Monitor
 
 
 def monitor(
@@ -58,6 +58,7 @@ def _tell(watched: Monitor, file: str, json: bool) -> None:
                    "counts": [asdict(line) for line in lines]})
         return
     from cascade.report.text import aligned
+    from cascade.report.text import watched as table
 
     serves = f"always {policy.tiers[-1].name}" if step is None else f"step {step}"
     print(f"{policy.name}@{policy.digest[:6]} serves by {serves}" + ("" if policy is watched.chain[0] else "; it stepped back"))
@@ -65,10 +66,4 @@ def _tell(watched: Monitor, file: str, json: bool) -> None:
         print(f"ALARM: {watched.alarm}")
     counted = [line for line in lines if line.n or line.step == step]
     if counted:
-        print("\n" + aligned([("step", "of the requests", "counted", "mean", "calibrated", "expected", "e-value", "alarm at"), *map(_row, counted)]))
-
-
-def _row(line: Line) -> tuple[str, ...]:
-    mean = "–" if line.mean is None else f"{line.mean:.3f}"
-    return (str(line.step), line.name, f"{line.n:,}", mean, f"{line.calibrated:.3f}", f"{line.low:.3f}–{line.high:.3f}", f"{line.evidence:.2g}",
-            f"{line.alarm_at:.0f}" + (" ALARM" if line.alarm else ""))
+        print("\n" + aligned(table(counted)))

@@ -13,6 +13,7 @@ from cascade.gateway.wire import (
     called,
     fields,
     given,
+    lengths,
     one_of,
     refusal_of,
     sse,
@@ -34,6 +35,7 @@ class Chat(OpenAi):
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
+        lengths(body, "max_tokens", "max_completion_tokens")
         if one_of(body, "n", int, 1) != 1:
             raise wrong("n: a ladder gives one answer")
         messages = [_message(message, f"messages[{i}]") for i, message in enumerate(one_of(body, "messages", list, []))]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import jiter
+import orjson
 
 from cascade import prompts
 from cascade.app import Cascade
@@ -18,6 +19,7 @@ from cascade.gateway.messages import Messages
 from cascade.gateway.responses import Responses
 from cascade.gateway.wire import Asked, Refused, Shape, Stream, ended, wrong
 from cascade.outcome import Outcome
+from cascade.story import one_line
 from cascade.types import Json, Template
 
 SHAPES: Mapping[str, Shape] = {"/chat/completions": Chat(), "/responses": Responses(), "/messages": Messages()}
@@ -103,9 +105,11 @@ def order(shape: Shape, body: Mapping[str, Json], policies: Mapping[str, Cascade
 
 
 def _ordered(shape: Shape, asked: Asked, policies: Mapping[str, Cascade]) -> Order:
+    if not asked.model:
+        raise wrong(f"model: name a policy; there are: {', '.join(policies)}")
     cascade = policies.get(asked.model)
     if cascade is None:
-        raise Refused(404, "model_not_found", f"there is no policy {asked.model!r}; there are: {', '.join(policies)}")
+        raise Refused(404, "model_not_found", f"there is no policy {one_line(asked.model, 80)!r}; there are: {', '.join(policies)}")
     if not asked.messages:
         raise wrong("messages: there is none")
     return Order(shape, asked, cascade, _inputs(asked, cascade.policy.prompt), uuid.uuid4().hex)
@@ -139,7 +143,8 @@ def _text(content: Json) -> str | None:
 
 
 def strictly(text: bytes) -> Json:
-    """The JSON value of a text. Raises ValueError, also for keys that stand twice, NaN, and more levels than jiter reads."""
+    """The JSON value of a text. Raises ValueError, also for keys that stand twice, numbers that are none, and more levels than jiter reads."""
+    orjson.loads(text)  # refuses 1e999, which is infinity to jiter
     return jiter.from_json(text, catch_duplicate_keys=True, allow_inf_nan=False)
 
 

@@ -53,7 +53,8 @@ class Messages:
         return sse({"type": "ping"}, "ping")
 
     def error(self, problem: Refused) -> dict[str, Json]:
-        return {"type": "error", "error": {"type": KINDS.get(problem.status, "api_error"), "message": str(problem)}}
+        kind = KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": str(problem)}}
 
     def broken(self, problem: Refused) -> bytes:
         return sse(self.error(problem), "error")

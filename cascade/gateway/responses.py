@@ -13,6 +13,7 @@ from cascade.gateway.wire import (
     called,
     fields,
     given,
+    lengths,
     one_of,
     refusal_of,
     sse,
@@ -34,6 +35,7 @@ class Responses(OpenAi):
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
         fields(body, KNOWN, IGNORED)
+        lengths(body, "max_output_tokens")
         if body.get("background"):
             raise wrong("background: a request is answered while its caller waits")
         instructions = one_of(body, "instructions", str)

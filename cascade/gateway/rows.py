@@ -95,6 +95,12 @@ class Rows:
         return [Sum(policy, status, tier, n, cached, cost * UNIT, unpriced, seconds, slowest)
                 for policy, status, tier, n, cached, cost, unpriced, seconds, slowest in found]
 
+    async def trails(self, after: int = 0, most: int = 50) -> list[tuple[int, str | None, bytes]]:
+        """`n`, key and line of the oldest kept trails with a greater `n`."""
+        where = "SELECT n, key, line FROM trail WHERE n > ? ORDER BY n LIMIT ?"
+        found: list[tuple[int, str | None, bytes]] = await self._state.read(lambda db: db.execute(where, (after, most)).fetchall())
+        return found
+
     async def trail(self, id: str, key: str | None) -> bytes | None:
         """The line of a request that this key asked; None when it is not kept, or another's. Waits for one that is just being written."""
         found = await self._state.read(lambda db: _trail(db, id, key))

@@ -22,10 +22,14 @@ from starlette.types import Receive, Scope, Send
 from cascade.app import Cascade
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, count, order
+from cascade.gateway.door import behind
+from cascade.gateway.door import no as _no
 from cascade.gateway.health import Health
 from cascade.gateway.keys import Key, Keys
+from cascade.gateway.live import Live
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
+from cascade.gateway.openapi import document
 from cascade.gateway.rates import Rates
 from cascade.gateway.reload import Reload
 from cascade.gateway.repeats import KEPT, Record, Repeats, Saved
@@ -35,11 +39,14 @@ from cascade.gateway.spending import Limit, Payer, Spending, limit, now
 from cascade.gateway.state import State
 from cascade.gateway.wire import Refused, Shape, ended
 from cascade.outcome import Outcome
+from cascade.story import one_line
 from cascade.types import Failed, Json, Tried
 
 log = logging.getLogger("cascade.gateway")
 ALIVE = 5.0
 """Seconds between signs of life in a stream that waits for its answer."""
+BODY_SECONDS = 30.0
+"""Within which a body has to arrive, so that nobody holds a connection by sending slowly."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 MOST_BODIES = 32 * 1024 * 1024
 """Bytes of all bodies that are being read at once, but for small ones."""
@@ -65,6 +72,7 @@ class Gateway:
         self.bodies = Bodies()
         self.metrics = Metrics()
         self.health = Health(self.policies, self.state, keys, reload)
+        self.live = Live(self.policies, self.rows, self._who, trails)
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
             Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
@@ -73,8 +81,10 @@ class Gateway:
             Route("/v1/cascade/trails/{id}", self._trail),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
+            Route("/openapi.json", self._openapi),
+            *self.live.routes,
         ]
-        self.app = Starlette(routes=routes, lifespan=self._life)
+        self.app = behind(Starlette(routes=routes, lifespan=self._life))
 
     @asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
@@ -266,7 +276,7 @@ class Gateway:
         try:
             policies = self._policies_of(self._who(request))
             if name not in policies:
-                raise Refused(404, "model_not_found", f"there is no policy {name!r}; there are: {', '.join(policies)}")
+                raise Refused(404, "model_not_found", f"there is no policy {one_line(name, 80)!r}; there are: {', '.join(policies)}")
         except Refused as problem:
             return _no(Messages() if "anthropic-version" in request.headers else Chat(), problem)
         return JSONResponse(_as_anthropic(name, self.started) if "anthropic-version" in request.headers else _as_openai(name, self.started))
@@ -290,6 +300,13 @@ class Gateway:
         except Refused as problem:
             return _no(Chat(), problem)
         return Response(self.metrics.text(), media_type=None, headers={"content-type": TYPE})
+
+    async def _openapi(self, request: Request) -> Response:
+        try:
+            policies = self._policies_of(self._who(request))
+        except Refused as problem:
+            return _no(Chat(), problem)
+        return JSONResponse(document(list(policies), self.keys is not None))
 
     async def _health(self, request: Request) -> Response:
         """The status for all, the rest for those who may ask."""
@@ -347,25 +364,23 @@ async def _body(request: Request, bodies: Bodies) -> dict[str, Json]:
         raise _large()
     read = bytearray()
     try:
-        async for part in request.stream():
-            read += part
-            bodies.now += len(part)
-            if len(read) > MAX_BODY:
-                raise _large()
-            if len(read) > SMALL and bodies.now > MOST_BODIES:
-                raise Refused(503, "overloaded", "too many large requests at once; try again", retry=True)
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                read += part
+                bodies.now += len(part)
+                if len(read) > MAX_BODY:
+                    raise _large()
+                if len(read) > SMALL and bodies.now > MOST_BODIES:
+                    raise Refused(503, "overloaded", "too many large requests at once; try again", retry=True)
         return body_of(bytes(read))
+    except TimeoutError as err:
+        raise Refused(408, "invalid_request_error", f"the body did not arrive in {BODY_SECONDS:g} seconds", retry=True) from err
     finally:
         bodies.now -= len(read)
 
 
 def _large() -> Refused:
     return Refused(413, "request_too_large", f"the body has more than {MAX_BODY} bytes")
-
-
-def _no(shape: Shape, problem: Refused, headers: Mapping[str, str] | None = None) -> Response:
-    told = {**(headers or {}), **problem.headers, "x-should-retry": "true" if problem.retry else "false"}
-    return JSONResponse(shape.error(problem), problem.status, headers=told)
 
 
 def _as_openai(name: str, created: int) -> dict[str, Json]:

@@ -77,6 +77,10 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._gateway.reload_now)
             self._ready([one for server in self.servers for one in server.sockets])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.live.close()
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._gateway.draining = True
         if sig == signal.SIGTERM and self._notice and self._ends is None:

@@ -10,7 +10,11 @@ import orjson
 
 from cascade import tools
 from cascade.outcome import Outcome
+from cascade.story import one_line
 from cascade.types import Json, Tried, Usage
+
+LONGEST = 4_000
+"""Characters of an error's message: what was wrong may be megabytes, and is not sent back whole."""
 
 
 class Refused(Exception):
@@ -18,7 +22,7 @@ class Refused(Exception):
     go with it."""
 
     def __init__(self, status: int, kind: str, message: str, retry: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
         self.status, self.kind, self.retry = status, kind, retry
         self.headers: Mapping[str, str] = {}
 
@@ -121,17 +125,24 @@ def fields(body: Mapping[str, Json], known: Iterable[str], ignored: Iterable[str
     allowed = {*known, *ignored}
     for name in body:
         if name not in allowed:
-            raise wrong(f"unknown parameter {name!r}: how models are asked is the policy's business")
+            raise wrong(f"unknown parameter {one_line(name, 80)!r}: how models are asked is the policy's business")
 
 
 def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = None) -> Any:
-    """The body's value of that name, of that type. Raises Refused."""
-    value = body.get(name, default)
-    if value is default:
+    """The body's value of that name, of that type; null is as good as none. Raises Refused."""
+    value = body.get(name)
+    if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise wrong(f"{name}: must be {WORDS[kind]}")
     return value
+
+
+def lengths(body: Mapping[str, Json], *names: str) -> None:
+    """Refuse a limit of tokens that is none. One that is has no effect: the policy's own limits what is paid for."""
+    for name in names:
+        if one_of(body, name, int, 1) < 1:
+            raise Refused(400, "invalid_request_error", f"{name}: must be 1 or more")
 
 
 WORDS = {str: "text", bool: "true or false", list: "a list", dict: "an object", int: "a whole number"}

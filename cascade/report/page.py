@@ -6,15 +6,11 @@ the page's own style, by its digest.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from cascade.report import svg, text
+from cascade.report import html, svg, text
 from cascade.report.advice import Advice
 from cascade.report.numbers import Numbers
 from cascade.report.source import Curve
@@ -22,7 +18,6 @@ from cascade.report.spread import wilson
 from cascade.report.svg import Axis
 from cascade.story import one_line
 
-_HERE = Path(__file__).parent
 _PERCENT = ((0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %"))
 STORY = 8000
 """Characters of a story that the page shows."""
@@ -30,30 +25,20 @@ STORY = 8000
 
 def page(numbers: Numbers, advice: Sequence[Advice], curve: Curve | None = None) -> str:
     """The page as HTML text."""
-    style = Markup((_HERE / "page.css").read_text(encoding="utf-8"))  # our own file
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        (_HERE / "page.html.j2").read_text(encoding="utf-8"))
+    template = html.environment().get_template("page.html.j2")
     saving, would = numbers.saving, numbers.would_saving
     said = (f"{text.basis(would)} The ladder would have cost {text.money(would.spent)}, always the last tier {text.money(would.premium)}: "
             f"{text.money(would.saved)} saved ({text.percent(would.share)}).") if numbers.explored else ""
     return template.render(
-        style=style, style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(), numeric=_numeric,
+        style=html.style(), style_source=Markup(html.source(html.style())),
         policies=one_line(", ".join(numbers.policies[:3]) + (" …" if len(numbers.policies) > 3 else "")), headline=text.headline(numbers),
         unpriced=one_line(", ".join(numbers.summary.unpriced), 600), alarms=[(one_line(n), f"{c:,}") for n, c in numbers.alarms.most_common(3)],
         tiles=_tiles(numbers), advice=[{"sentence": a.sentence, "worth": a.dollars and text.money(a.dollars)} for a in advice],
-        money_chart=_money(numbers), basis=text.basis(saving if saving.requests else would),
-        tiers=text.tiers(numbers.summary) if saving.requests else [], tier_chart=_ladder(numbers),
+        money_chart=money_chart(numbers), basis=text.basis(saving if saving.requests else would),
+        tiers=text.tiers(numbers.summary) if saving.requests else [], tier_chart=tier_chart(numbers),
         would=text.tiers(numbers.would) if numbers.explored else [], would_said=said, gates=text.gates(numbers),
         sameness=text.sameness(numbers), right=text.right(numbers), charts=_charts(numbers, curve), facts=text.facts(numbers)[1:],
         told=[(title, story if len(story) <= STORY else story[:STORY] + "\n…") for title, story in text.told(numbers)])
-
-
-def _numeric(table: text.Table) -> list[bool]:
-    """Which columns hold numbers only, so stand to the right."""
-    def number(cell: str) -> bool:
-        return len(cell) < 24 and (cell[:1] in "$−–0123456789" or cell in ("never", "unknown"))
-
-    return [all(number(row[i]) for row in table[1:]) for i in range(len(table[0]))]
 
 
 def _tiles(numbers: Numbers) -> list[tuple[str, str, str]]:
@@ -75,7 +60,8 @@ def _tiles(numbers: Numbers) -> list[tuple[str, str, str]]:
     ]
 
 
-def _money(numbers: Numbers) -> Markup | None:
+def money_chart(numbers: Numbers) -> Markup | None:
+    """Spent, beside what the last tier alone would have cost; None when one of them is not known."""
     saving = numbers.saving if numbers.saving.requests else numbers.would_saving
     if saving.spent is None or saving.premium is None:
         return None
@@ -84,7 +70,8 @@ def _money(numbers: Numbers) -> Markup | None:
     return svg.bars("Spent, against always asking the last tier", "; ".join(f"{label}: {said}" for label, _, said, _ in rows), rows)
 
 
-def _ladder(numbers: Numbers) -> Markup | None:
+def tier_chart(numbers: Numbers) -> Markup | None:
+    """Accepted answers by tier; None when no tier was asked."""
     rows = [(t.name, float(t.accepted), f"{t.accepted:,} of {t.asked:,} accepted", "blue") for t in numbers.summary.tiers[:12] if t.asked]
     return svg.bars("Accepted answers by tier", "; ".join(f"{label}: {said}" for label, _, said, _ in rows), rows,
                     max(t.asked for t in numbers.summary.tiers)) if rows else None

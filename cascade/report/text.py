@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
+from cascade.monitor.live import Line
 from cascade.report.advice import Advice, pays_from
 from cascade.report.numbers import Numbers, Saving
 from cascade.report.spread import wilson
@@ -151,6 +152,16 @@ def facts(numbers: Numbers) -> Table:
         rows.append(("accepted at the first tier", f"first third {percent(a / n)}, last third {percent(b / m)}, difference {percent(b / m - a / n)} "
                      f"(95 %: {interval(numbers.drift.low, numbers.drift.high)}), in the order of the rows"))
     rows += [(f"alarm in {count:,} rows", one_line(name)) for name, count in numbers.alarms.most_common(3)]
+    return rows
+
+
+def watched(lines: Sequence[Line]) -> Table:
+    """What a monitor counted, against what calibration saw."""
+    rows: Table = [("step", "of the requests", "counted", "mean", "calibrated", "expected", "e-value", "alarm at")]
+    for line in lines:
+        mean = "–" if line.mean is None else f"{line.mean:.3f}"
+        rows.append((str(line.step), line.name, f"{line.n:,}", mean, f"{line.calibrated:.3f}", f"{line.low:.3f}–{line.high:.3f}",
+                     f"{line.evidence:.2g}", f"{line.alarm_at:.0f}" + (" ALARM" if line.alarm else "")))
     return rows
 
 

@@ -1,0 +1,48 @@
+"""What no route answers: unknown paths and methods, and our own faults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from cascade.gateway.chat import Chat
+from cascade.gateway.messages import Messages
+from cascade.gateway.wire import Refused, Shape
+
+
+def no(shape: Shape, problem: Refused, headers: Mapping[str, str] | None = None) -> Response:
+    """The error as a response of that shape."""
+    told = {**(headers or {}), **problem.headers, "x-should-retry": "true" if problem.retry else "false"}
+    return JSONResponse(shape.error(problem), problem.status, headers=told)
+
+
+def shape_of(path: str) -> Shape:
+    """Whose clients ask for that path, so in whose words an error is told."""
+    return Messages() if path == "/v1/messages" or path.startswith("/v1/messages/") else Chat()
+
+
+def behind(app: Starlette) -> ASGIApp:
+    """The app, which answers in the providers' shapes, as JSON, what no route answers."""
+    app.router.redirect_slashes = False  # a redirect would repeat the Host header to whoever sent it
+    app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(Exception, _fault)
+    return app
+
+
+async def _unrouted(request: Request, err: Exception) -> Response:
+    assert isinstance(err, HTTPException)
+    allowed = (err.headers or {}).get("allow") or (err.headers or {}).get("Allow")
+    if err.status_code == 405:
+        problem = Refused(405, "invalid_request_error", f"{request.method} is not for this path, which takes {allowed}")
+    else:
+        problem = Refused(err.status_code, "not_found", "there is nothing at this path; GET /openapi.json says what there is")
+    return no(shape_of(request.url.path), problem, err.headers)
+
+
+async def _fault(request: Request, err: Exception) -> Response:
+    return no(shape_of(request.url.path), Refused(500, "internal", "the gateway failed at this request; its log says why"))
