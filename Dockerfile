@@ -10,7 +10,8 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel . \
  && /opt/cascade/bin/pip install --no-cache-dir "${wheel}[gateway,redis]"
 
 FROM base
-RUN useradd --system --uid 10001 --create-home --home-dir /home/cascade cascade
+RUN useradd --system --uid 10001 --create-home --home-dir /home/cascade cascade \
+ && install -d -o cascade -g cascade /home/cascade/.cache
 COPY --from=built /opt/cascade /opt/cascade
 ENV PATH=/opt/cascade/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001

@@ -204,7 +204,7 @@ def ours(stack: ExitStack, name: str, title: str, policy: str, upstream: str) ->
         return [sys.executable, "-c", "from cascade.cli import main; main()", "serve", "policy.yaml", "--port", str(at)]
 
     where = os.pathsep.join(os.path.abspath(part) for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)
-    return launched(stack, name, title, command, {"policy.yaml": policy.format(stub=upstream)}, {"PYTHONPATH": where})
+    return launched(stack, name, title, command, {"policy.yaml": policy.format(stub=upstream)}, {"PYTHONPATH": where, "HOME": "."})
 
 
 def litellm(stack: ExitStack, given: str | None, envs: Path, upstream: str) -> Server:

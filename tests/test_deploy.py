@@ -127,7 +127,14 @@ def test_what_compose_mounts_is_in_the_project_and_its_image_is_this_version(com
     host, inside, mode = gateway["volumes"][0].split(":")
     assert ((ROOT / host).is_dir(), mode, gateway["image"]) == (True, "ro", f"cascade-judge:{__version__}")
     assert (ROOT / host / gateway["command"][1].removeprefix(f"{inside}/")).is_file()
-    assert compose["services"]["redis"]["volumes"] == [f"{next(iter(compose['volumes']))}:/data"]
+    assert compose["services"]["redis"]["volumes"] == ["cache:/data"]
+    assert set(compose["volumes"]) == {"state", "cache"}
+
+
+def test_what_the_gateway_keeps_is_a_volume_that_its_user_may_write(compose: dict[str, Any]) -> None:
+    assert compose["services"]["gateway"]["volumes"][1] == "state:/home/cascade/.cache"
+    assert "install -d -o cascade -g cascade /home/cascade/.cache" in recipe("RUN")[-1], "a new volume takes the folder's owner"
+    assert "--home-dir /home/cascade cascade" in recipe("RUN")[-1]
 
 
 def test_the_policy_that_compose_serves_is_sound_and_its_cache_is_composes_redis(compose: dict[str, Any]) -> None:
