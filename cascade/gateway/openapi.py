@@ -21,6 +21,7 @@ WORDS: Json = {"type": ["string", "null"]}
 LENGTH: Json = {"type": ["integer", "null"], "minimum": 1, "description": "Without effect: the policy decides."}
 CONTENT: Json = {"type": ["string", "array", "null"], "items": OBJECT, "description": "Text, or the provider's parts."}
 HEALTH: Json = {"application/json": {"schema": {"$ref": "#/components/schemas/Health"}}}
+TRAIL: Json = {"trail": {"operationId": "trail", "parameters": {"id": "$response.header.x-cascade-trail-id"}}}
 QUESTION: Json = [{"role": "user", "content": "What is 2 and 2?"}]
 
 STATUSES: Mapping[int, str] = {
@@ -67,7 +68,8 @@ def document(policies: Sequence[str], keys: bool) -> dict[str, Json]:
                                             {**model, "max_tokens": 500, "messages": QUESTION})},
             "/v1/models": {"get": _seen("The policies, as models", "Models", ours, anthropic=True)},
             "/v1/models/{model}": {"get": _seen("One of them", "Model", {"anyOf": [ours, theirs]}, "model", anthropic=True, more=(404,))},
-            "/v1/cascade/trails/{id}": {"get": _seen("All that happened at a request of this key", "Trail", ours, "id", more=(404, 503))},
+            "/v1/cascade/trails/{id}": {"get": {
+                "operationId": "trail", **_seen("All that happened at a request of this key", "Trail", ours, "id", more=(404, 503))}},
             "/metrics": {"get": _seen("Numbers for Prometheus", TEXT, ours, kind=TYPE.partition(";")[0])},
             "/openapi.json": {"get": _seen("This document", OBJECT, ours)},
             "/health": {"get": {"summary": "How the gateway is", "security": [], "responses": {
@@ -93,7 +95,7 @@ def _asked(summary: str, request: str, reply: str, error: Json, example: Json) -
                         "description": "The same request sent again with it gets the same answer, for a day."}],
         "requestBody": {"required": True, "content": {"application/json": body}},
         "responses": {"200": {"description": "An accepted answer, or the model's refusal; with `stream: true` as server-sent events, in which "
-                                             "an error is an event.", "headers": TOLD, "content": said}, **_errors(STATUSES, error)},
+                                             "an error is an event.", "headers": TOLD, "content": said, "links": TRAIL}, **_errors(STATUSES, error)},
     }  # fmt: skip
 
 
