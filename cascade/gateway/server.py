@@ -300,7 +300,8 @@ class _Stream(StreamingResponse):
 async def _unpaid(work: asyncio.Future[Outcome], payer: Payer) -> Refused | None:
     """Why a stream does not begin: a status can be told before its first byte only. Waits until the money is set aside, but not for long."""
     asked = asyncio.ensure_future(payer.asked.wait())
-    await asyncio.wait({work, asked}, timeout=UNPAID, return_when=asyncio.FIRST_COMPLETED)
+    waiting: set[asyncio.Future[Any]] = {work, asked}
+    await asyncio.wait(waiting, timeout=UNPAID, return_when=asyncio.FIRST_COMPLETED)
     asked.cancel()
     problem = work.exception() if work.done() else None
     return problem if isinstance(problem, Refused) else None
