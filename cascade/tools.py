@@ -82,7 +82,10 @@ def offered(inputs: Mapping[str, Json]) -> Document | None:
     parallel = inputs.get("parallel_tool_calls")
     if parallel is not None and not isinstance(parallel, bool):
         raise InputError("parallel_tool_calls: must be true or false")
-    return Document({"tools": tools, "choice": _choice(inputs.get("tool_choice"), names), "parallel": parallel})
+    try:
+        return Document({"tools": tools, "choice": _choice(inputs.get("tool_choice"), names), "parallel": parallel})
+    except TypeError as err:  # orjson's, of a number beyond 64 bits
+        raise InputError(f"tools: {err}") from err
 
 
 def _tool(given: Json, where: str) -> dict[str, Json]:

@@ -40,6 +40,8 @@ class Chat(OpenAi):
             raise wrong("n: a ladder gives one answer")
         messages = [_message(message, f"messages[{i}]") for i, message in enumerate(one_of(body, "messages", list, []))]
         options = one_of(body, "stream_options", dict) or {}
+        one_of(body, "tools", list)
+        one_of(body, "parallel_tool_calls", bool)
         return Asked(one_of(body, "model", str, ""), messages, _schema(one_of(body, "response_format", dict)), one_of(body, "stream", bool, False),
                      bool(options.get("include_usage")), given(body, "tools", "tool_choice", "parallel_tool_calls"))
 

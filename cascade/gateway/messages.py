@@ -134,7 +134,10 @@ def _add(block: Json, where: str, parts: list[Json], calls: list[Json], found: l
     if kind in ("text", "image"):
         parts.append(_part(block, where))
     elif kind == "tool_use":
-        text = orjson.dumps(block.get("input")).decode()
+        try:
+            text = orjson.dumps(block.get("input")).decode()
+        except TypeError as err:
+            raise wrong(f"{where}.input: {err}") from err
         calls.append({"id": block.get("id"), "type": "function", "function": {"name": block.get("name"), "arguments": text}})
     elif kind == "tool_result":
         content = block.get("content") or ""

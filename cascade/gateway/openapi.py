@@ -19,6 +19,8 @@ OBJECT: Json = {"type": "object"}
 MAYBE: Json = {"type": ["object", "null"]}
 WORDS: Json = {"type": ["string", "null"]}
 LENGTH: Json = {"type": ["integer", "null"], "minimum": 1, "description": "Without effect: the policy decides."}
+TOOLS: Json = {"type": ["array", "null"], "items": OBJECT, "description": "Tools of the caller's, in the provider's shape."}
+CALLING: Json = {"tools": TOOLS, "tool_choice": {"type": ["string", "object", "null"]}, "parallel_tool_calls": {"type": ["boolean", "null"]}}
 CONTENT: Json = {"type": ["string", "array", "null"], "items": OBJECT, "description": "Text, or the provider's parts."}
 HEALTH: Json = {"application/json": {"schema": {"$ref": "#/components/schemas/Health"}}}
 TRAIL: Json = {"trail": {"operationId": "trail", "parameters": {"id": "$response.header.x-cascade-trail-id"}}}
@@ -66,6 +68,7 @@ def document(policies: Sequence[str], keys: bool) -> dict[str, Json]:
             "/v1/responses": {"post": _asked("Responses", "ResponsesRequest", "ResponsesReply", ours, {**model, "input": QUESTION[0]["content"]})},
             "/v1/messages": {"post": _asked("Anthropic's Messages", "MessagesRequest", "MessagesReply", theirs,
                                             {**model, "max_tokens": 500, "messages": QUESTION})},
+            "/v1/messages/count_tokens": {"post": _counted(theirs, {**model, "messages": QUESTION})},
             "/v1/models": {"get": _seen("The policies, as models", "Models", ours, anthropic=True)},
             "/v1/models/{model}": {"get": _seen("One of them", "Model", {"anyOf": [ours, theirs]}, "model", anthropic=True, more=(404,))},
             "/v1/cascade/trails/{id}": {"get": {
@@ -99,6 +102,18 @@ def _asked(summary: str, request: str, reply: str, error: Json, example: Json) -
     }  # fmt: skip
 
 
+def _counted(error: Json, example: Json) -> dict[str, Json]:
+    body = {"schema": {"$ref": "#/components/schemas/CountRequest"}, "example": example}
+    return {
+        "summary": "How many tokens a request of Messages has", "operationId": "count",
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": {"200": {"description": "By a tier's provider, or estimated.",
+                              "headers": {"x-cascade-tokens": {"required": True, "schema": {"enum": ["counted", "estimated"]}}},
+                              "content": {"application/json": {"schema": _object({"input_tokens": COUNT})}}},
+                      **_errors((400, 401, 403, 404, 408, 413, 415, 429, 500, 503), error)},
+    }  # fmt: skip
+
+
 def _seen(summary: str, reply: str | Json, error: Json, parameter: str | None = None, kind: str = "application/json",
           anthropic: bool = False, more: tuple[int, ...] = ()) -> dict[str, Json]:
     """A GET."""
@@ -117,19 +132,22 @@ def _errors(statuses: Iterable[int], schema: Json) -> dict[str, Json]:
 
 
 def _schemas(policies: list[str]) -> dict[str, Json]:
+    theirs: dict[str, Json] = {
+        "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role", "content"],
+                     "properties": {"role": {"enum": ["user", "assistant"]}, "content": {**CONTENT, "type": ["string", "array"]}}}},
+        "system": {"type": ["string", "array", "null"], "items": OBJECT}, "output_config": MAYBE, "tools": TOOLS, "tool_choice": MAYBE,
+        "max_tokens": {**LENGTH, "type": "integer"}}  # fmt: skip
     return {
         "ChatRequest": _request(policies, (*chat.KNOWN, *chat.IGNORED), ["model", "messages"], {
             "messages": {"type": "array", "minItems": 1, "description": "The last one is the user's.", "items": {
                 "type": "object", "required": ["role"], "properties": {"role": {"enum": list(ROLES)}, "content": CONTENT}}},
             "response_format": {**MAYBE, "description": "text, json_object, or json_schema for a policy with caller_schema."},
-            "stream_options": MAYBE, "n": {"enum": [1, None]}, "max_tokens": LENGTH, "max_completion_tokens": LENGTH}),
+            **CALLING, "stream_options": MAYBE, "n": {"enum": [1, None]}, "max_tokens": LENGTH, "max_completion_tokens": LENGTH}),
         "ResponsesRequest": _request(policies, (*responses.KNOWN, *responses.IGNORED), ["model", "input"], {
             "input": {"type": ["string", "array"], "minItems": 1, "items": OBJECT}, "instructions": WORDS, "text": MAYBE,
-            "max_output_tokens": LENGTH}),
-        "MessagesRequest": _request(policies, (*messages.KNOWN, *messages.IGNORED), ["model", "messages", "max_tokens"], {
-            "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role", "content"],
-                         "properties": {"role": {"enum": ["user", "assistant"]}, "content": {**CONTENT, "type": ["string", "array"]}}}},
-            "system": {"type": ["string", "array", "null"], "items": OBJECT}, "output_config": MAYBE, "max_tokens": {**LENGTH, "type": "integer"}}),
+            **CALLING, "max_output_tokens": LENGTH}),
+        "MessagesRequest": _request(policies, (*messages.KNOWN, *messages.IGNORED), ["model", "messages", "max_tokens"], theirs),
+        "CountRequest": _request(policies, (*messages.KNOWN, *messages.IGNORED), ["model", "messages"], theirs),
         "ChatReply": _object({
             "id": {"type": "string", "pattern": "^chatcmpl-"}, "object": {"const": "chat.completion"}, "created": COUNT, "model": {"enum": policies},
             "choices": {"type": "array", "minItems": 1, "maxItems": 1, "items": _object({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
 import sqlite3
 import time
@@ -92,7 +93,7 @@ class Repeats:
         if not 1 <= len(name) <= LONGEST or not name.isprintable():
             raise Refused(400, "invalid_request_error", f"Idempotency-Key: must have 1 to {LONGEST} printable characters")
         key = (caller or "", name)
-        digest = hashlib.sha256(path.encode() + b"\0" + orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+        digest = hashlib.sha256(path.encode() + b"\0" + json.dumps(body, sort_keys=True).encode()).digest()  # orjson has no numbers beyond 64 bits
         began, pause = time.monotonic(), FIRST_LOOK
         while (found := await self._try(key, digest)) is None:
             if time.monotonic() - began > self._patience:

@@ -206,6 +206,7 @@ def _content(content: Json, where: str) -> Json:
 
 def _tools(body: Mapping[str, Json]) -> dict[str, Json]:
     """The tools of this shape as those of Chat Completions."""
+    one_of(body, "parallel_tool_calls", bool)
     made = given(body, "parallel_tool_calls")
     if (tools := one_of(body, "tools", list)) is not None:
         made["tools"] = [_nested(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
