@@ -28,7 +28,6 @@ from cascade.around.single_flight import SingleFlight, single_flight
 from cascade.budget import Account, Budget, Purse
 from cascade.cache import DiskStore, MemoryStore, Store
 from cascade.decide import answered, verdicts
-from cascade.disk_leases import DiskLeases
 from cascade.errors import ConfigurationError, InputError, PolicyError, Unpaid
 from cascade.grade import Grader
 from cascade.monitor import live, observe
@@ -91,6 +90,8 @@ class Cascade:
         self._store = _open_store(cache or policy.cache)
         self._leases: Leases | None = self._store if isinstance(self._store, RedisStore) else None
         if shared and isinstance(self._store, DiskStore):
+            from cascade.disk_leases import DiskLeases
+
             self._leases = DiskLeases(self._store)
         self._settings = cache or policy.cache
         self._rungs = self._serves = _Rungs(policy)

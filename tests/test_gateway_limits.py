@@ -270,9 +270,10 @@ def test_a_key_over_its_budget_is_told_so_in_the_providers_shape_and_when_it_beg
         assert (caught.value.status_code, caught.value.code, caught.value.response.headers["x-should-retry"]) == (402, "budget", "false")
         assert "this key's budget of $0.01 has $0.000000 spent" in str(caught.value)
         assert "it begins anew on 20" in str(caught.value)
-        with pytest.raises(anthropic.APIStatusError) as other:
-            serving.anthropic().messages.create(model="chat", messages=QUESTION, max_tokens=9)
-        assert (other.value.status_code, other.value.body["error"]["type"]) == (402, "billing_error")  # type: ignore[index]
+        for stream in (False, True):
+            with pytest.raises(anthropic.APIStatusError) as other:
+                serving.anthropic().messages.create(model="chat", messages=QUESTION, max_tokens=9, stream=stream)
+            assert (other.value.status_code, other.value.body["error"]["type"]) == (402, "billing_error")  # type: ignore[index]
         assert serving.models.calls == []
         assert serving.openai(1).chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"
     finally:

@@ -20,7 +20,8 @@ def serve(
                                                          show_default=False)] = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen on; others than this machine's own need --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8600,
-    keys: Annotated[str | None, typer.Option("--keys", metavar="FILE", show_default=False, help="Who may ask: lines NAME SHA256.")] = None,
+    keys: Annotated[str | None, typer.Option("--keys", metavar="FILE", show_default=False,
+                    help="Who may ask: lines NAME SHA256 [budget=USD/day|month|total] [rate=N/minute] [models=A,B].")] = None,
     new_key: Annotated[str | None, typer.Option("--new-key", metavar="NAME", show_default=False,
                        help="Print a fresh key and its line for the keys file, and stop.")] = None,
     state: Annotated[str, typer.Option("--state", metavar="DIR", help="Where requests, trails, spending and idempotency records are kept.")]
@@ -40,13 +41,15 @@ def serve(
       cascade serve policies/invoice.yaml policies/chat.yaml
       curl -s http://127.0.0.1:8600/v1/models
       cascade serve --new-key team-a                          # the key, once; its line goes into keys.txt
-      cascade serve policies/chat.yaml --host 0.0.0.0 --keys keys.txt
+      cascade serve policies/chat.yaml --host 0.0.0.0 --keys keys.txt --workers 4
+      kill -HUP PID                                           # load the policies anew at once; a change is seen within a second anyway
 
     \b
     OpenAI:     OpenAI(base_url="http://127.0.0.1:8600/v1", api_key="…").chat.completions.create(model="chat", …)
     Anthropic:  Anthropic(base_url="http://127.0.0.1:8600", api_key="…").messages.create(model="chat", …)
 
-    Without --keys it listens on this machine only. Ctrl-C: no new requests, those in flight are finished.
+    Without --keys it listens on this machine only. Ctrl-C or SIGTERM: no new requests, those in flight are finished. Of workers that share a
+    state directory all that counts is counted together: budgets, rates, idempotency, trails, metrics; a cache on disk or in Redis is shared.
     """
     try:
         from cascade.gateway.keys import new

@@ -110,6 +110,7 @@ class Rows:
         return found
 
 
+_INSERT = f"INSERT INTO request ({COLUMNS[3:]}) VALUES ({', '.join('?' * len(COLUMNS[3:].split(',')))})"
 _SUMS = """
 SELECT policy, status, tier, count(*), sum(cached), coalesce(sum(cost), 0), sum(cost IS NULL), sum(seconds), max(seconds)
 FROM request WHERE at >= ? GROUP BY policy, status, tier ORDER BY policy, status, tier"""
@@ -120,7 +121,7 @@ def _add(db: sqlite3.Connection, outcome: Outcome, more: tuple[float, str, str |
     row = (at, id, outcome.policy.rpartition("@")[0], outcome.policy, outcome.status, outcome.tier, outcome.cached,
            None if outcome.cost_usd is None else units(outcome.cost_usd), seconds, key,
            sum(isinstance(event, Tried | Failed) for event in outcome.trail), (outcome.error or "").partition(":")[0] or None, outcome.alarm)
-    n = db.execute(f"INSERT INTO request ({COLUMNS[3:]}) VALUES ({', '.join('?' * len(row))})", row).lastrowid
+    n = db.execute(_INSERT, row).lastrowid
     assert n is not None
     if trail:
         db.execute("INSERT INTO trail VALUES (?, ?, ?, ?)", (n, id, key, records.to_line(outcome)))

@@ -47,6 +47,8 @@ ALIVE = 5.0
 """Seconds between signs of life in a stream that waits for its answer."""
 BODY_SECONDS = 30.0
 """Within which a body has to arrive, so that nobody holds a connection by sending slowly."""
+UNPAID = 1.0
+"""Seconds that a stream waits to be paid for before it begins."""
 LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 MOST_BODIES = 32 * 1024 * 1024
 """Bytes of all bodies that are being read at once, but for small ones."""
@@ -117,9 +119,15 @@ class Gateway:
                 return Response(status_code=400)
             if isinstance(record, Saved):
                 return Response(record.body, record.status, {**record.headers, "idempotent-replayed": "true"})
-            work = asyncio.ensure_future(self._outcome(ordered, key))
+            payer = self._payer(ordered, key)
+            work = asyncio.ensure_future(self._outcome(ordered, key, payer))
             if ordered.asked.stream:
                 headers = {"x-cascade-trail-id": ordered.id, "cache-control": "no-store"}
+                unpaid = None if payer is None else await _unpaid(work, payer)
+                if unpaid is not None:
+                    if record is not None:
+                        record.drop()
+                    return _no(shape, unpaid, headers)
                 events = self._stream(ordered, work)
                 if record is not None:
                     told = {**headers, "content-type": "text/event-stream; charset=utf-8"}
@@ -161,12 +169,12 @@ class Gateway:
         limits = tuple(one for one in (of_key, of_run) if one is not None)
         return Payer(self.spending, limits, policy.name) if limits else None
 
-    async def _outcome(self, ordered: Order, key: Key | None) -> Outcome:
+    async def _outcome(self, ordered: Order, key: Key | None, payer: Payer | None = None) -> Outcome:
         started = time.perf_counter()
         who = None if key is None else key.name
         try:
             with self.policies.using(ordered.cascade):
-                outcome = await ordered.answer(self._payer(ordered, key))
+                outcome = await ordered.answer(payer)
         except Refused as problem:
             self._refuse(problem)
             raise
@@ -304,6 +312,16 @@ class _Stream(StreamingResponse):
         finally:
             for end in self._over:
                 end()
+
+
+async def _unpaid(work: asyncio.Future[Outcome], payer: Payer) -> Refused | None:
+    """Why a stream does not begin: a status can be told before its first byte only. Waits until the money is set aside, but not for long."""
+    asked = asyncio.ensure_future(payer.asked.wait())
+    waiting: set[asyncio.Future[Any]] = {work, asked}
+    await asyncio.wait(waiting, timeout=UNPAID, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    problem = work.exception() if work.done() else None
+    return problem if isinstance(problem, Refused) else None
 
 
 async def _status(work: asyncio.Future[Outcome]) -> int:

@@ -5,6 +5,7 @@ The sums are whole units in the state that all workers share. What a worker that
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import sqlite3
 import time
@@ -98,10 +99,11 @@ class Spending:
 
 
 class Payer:
-    """The account of one request: its key's, and its policy's. `asks` is the policy, for people."""
+    """The account of one request: its key's, and its policy's. `asks` is the policy, for people. `asked`: the money is set aside."""
 
     def __init__(self, spending: Spending, limits: tuple[Limit, ...], asks: str) -> None:
         self._spending, self._limits, self._asks = spending, limits, asks
+        self.asked = asyncio.Event()
 
     @asynccontextmanager
     async def paying(self, worst: Decimal | None) -> AsyncIterator[Purse]:
@@ -119,6 +121,7 @@ class Payer:
             raise
         if short is not None:
             raise _told(short, worst)
+        self.asked.set()
         purse = Purse(worst, "key")
         try:
             yield purse

@@ -79,7 +79,7 @@ class State:
     def soon(self, op: Op[Any], how: How = "later") -> None:
         """Write it without being waited for: `later`, which may be lost, or `owed`, which is tried until it is written or the store is closed."""
         with contextlib.suppress(sqlite3.ProgrammingError):
-            self._writer.put(op, how)
+            self._writer.soon(op, how)
 
     async def read(self, op: Op[T]) -> T:
         """What `op` reads, on a thread of its own. What is written `soon` is seen at the latest `writer.LATER` seconds after."""

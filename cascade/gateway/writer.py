@@ -26,11 +26,11 @@ How = Literal["disk", "process", "later", "owed"]
 """`disk` outlives a power failure, `process` the process; `later` may be lost; `owed` is tried until it is on the disk."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Job:
     op: Op[Any]
     how: How
-    done: Future[Any]
+    done: Future[Any] | None = None
 
 
 class Writer:
@@ -48,8 +48,17 @@ class Writer:
         self._thread.start()
 
     def put(self, op: Op[T], how: How) -> Future[T]:
-        """Its result, when it is written; sqlite3.Error when it cannot be: then it has changed nothing. What is owed has no result."""
-        job = _Job(op, how, Future())
+        """Its result, when it is written; sqlite3.Error when it cannot be: then it has changed nothing."""
+        done: Future[T] = Future()
+        self._add(_Job(op, how, done))
+        return done
+
+    def soon(self, op: Op[Any], how: How) -> None:
+        """As `put`, for who does not wait."""
+        self._add(_Job(op, how))
+
+    def _add(self, job: _Job) -> None:
+        how = job.how
         with self._change:
             if self._closing:
                 raise sqlite3.ProgrammingError("the store is closed")
@@ -58,7 +67,6 @@ class Writer:
             self._urgent = self._urgent or how != "later"
             if first or how != "later":
                 self._change.notify()
-        return job.done
 
     def close(self) -> None:
         """Write what waits; what is owed is tried once more."""
@@ -107,7 +115,8 @@ class Writer:
             return err
         self.problem = None
         for job, result in zip(jobs, found, strict=True):
-            job.done.set_result(result)
+            if job.done is not None:
+                job.done.set_result(result)
         return None
 
     def _failed(self, job: _Job, err: Exception) -> None:
@@ -117,5 +126,5 @@ class Writer:
         self.problem = f"{type(err).__name__}: {err}"
         if job.how == "owed":
             self._owed.append(job)
-        else:
+        elif job.done is not None:
             job.done.set_exception(err)
