@@ -396,6 +396,9 @@ def test_in_a_browser_it_is_readable_and_nothing_overflows_or_complains(stub: St
     assert tab.js("[...document.querySelectorAll('table')].filter(t => !t.querySelector('th[scope=col]') || !t.getAttribute('aria-label')).length") == 0
     assert tab.js("[document.querySelectorAll('main').length, document.querySelectorAll('h1').length, document.documentElement.lang]") == [1, 1, "en"]
     assert tab.js("performance.getEntriesByType('resource').map(e => e.name)") == [], "nothing is fetched"
+    tab.js("document.querySelectorAll('.who').forEach(e => { e.textContent = 'a-policy-with-a-rather-long-name-indeed'; })")
+    assert tab.js("[...document.querySelectorAll('.state')].filter(e => e.getBoundingClientRect().width < 100).length") == 0, "it leaves room for the rest"
+    assert tab.js(SHOWN) == []
     assert len(tab.picture(tmp_path / "page.png").read_bytes()) > 10_000
     tab.js("document.querySelector('.latest a').click()")
     tab.until("document.title.startsWith('trail ')", True)

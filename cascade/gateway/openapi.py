@@ -37,7 +37,7 @@ STATUSES: Mapping[int, str] = {
     413: "The body has more than 8 MiB.",
     415: "The body is not application/json.",
     422: "No tier's answer passed its gates: `not_accepted`; it was cut off: `truncated`; or `idempotency_key_reused` with another request.",
-    429: "The key asks too often: `rate_limit`.",
+    429: "The key asks too often: `rate_limit`; or what is left is set aside for requests in flight: `budget`, `run_budget`.",
     500: "A key or model of the policy is wrong: `configuration`.",
     503: "Every tier's provider failed: `timeout`, `overloaded`, …; or what has to be kept cannot be: `state`.",
     504: "The request's deadline is over: `deadline`.",
