@@ -142,3 +142,32 @@ def test_the_policy_that_compose_serves_is_sound_and_its_cache_is_composes_redis
     assert check([policy], {}, strict=True, keys=False).exit_code == 0
     where = urlsplit(load(policy).cache.backend)
     assert (where.scheme, where.hostname in compose["services"]) == ("redis", True)
+
+
+# ---------------------------------------------------------------- what docs/deploy.md shows
+
+
+def shown(language: str) -> str:
+    """The page's block of that language."""
+    found = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8"), re.S)
+    assert len(found) == 1, language
+    return str(found[0])
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+def test_systemd_finds_nothing_wrong_with_the_unit_of_the_page(tmp_path: Path) -> None:
+    unit = tmp_path / "cascade.service"
+    unit.write_text(shown("ini").replace("/opt/cascade/bin/cascade", sys.executable), encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("openssl")), reason="nginx or openssl is not here")
+def test_nginx_finds_nothing_wrong_with_the_server_of_the_page(tmp_path: Path) -> None:
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "c.key", "-out", "c.pem", "-subj", "/CN=models.example"],
+                   cwd=tmp_path, check=True, capture_output=True)  # fmt: skip
+    server = shown("nginx").replace("/etc/ssl/models.example", str(tmp_path / "c")).replace("443 ssl", f"unix:{tmp_path}/s ssl")
+    folders = "".join(f"{name}_temp_path tmp;" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "nginx.conf").write_text(f"pid nginx.pid; error_log stderr; events {{}} http {{ access_log off; {folders} {server} }}", encoding="utf-8")
+    done = subprocess.run(["nginx", "-t", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
