@@ -32,7 +32,7 @@ from cascade.errors import ConfigurationError, InputError, PolicyError, Provider
 from cascade.grade import Grader
 from cascade.monitor import live, observe
 from cascade.outcome import Outcome
-from cascade.providers import Adapter, Counting, build, missing_key
+from cascade.providers import Adapter, Counting, Opening, build, missing_key
 from cascade.reading import reader, written
 from cascade.redis_store import RedisStore, redis_store
 from cascade.types import (
@@ -155,6 +155,13 @@ class Cascade:
         rungs = self._rungs_for(inputs, schema)
         compose.prompt(rungs.policy, inputs)
         compose.offered(rungs.policy, inputs)
+
+    async def open(self) -> None:
+        """Imports and builds what the first request of this event loop would wait for (SDKs, half a second and more); connects nothing.
+        Raises ConfigurationError where a key is missing."""
+        wiring = self._wiring()
+        if self._given is None:
+            wiring.open()
 
     async def acount(self, inputs: Mapping[str, Json]) -> tuple[int, bool]:
         """How many tokens the prompt has, and whether a provider has counted them: the highest tier's that does (Anthropic's; it is free of
@@ -571,6 +578,12 @@ class _Wiring:
         if name not in self.adapters:
             self.adapters[name] = build(self.policy.providers[name], self.policy.pricing)
         return self.adapters[name]
+
+    def open(self) -> None:
+        for name in dict.fromkeys(model.partition("/")[0] for tier in self.policy.tiers for model in models_of(tier)):
+            adapter = self._adapter(name)
+            if isinstance(adapter, Opening):
+                adapter.open()
 
     async def count(self, call: Call) -> int | None:
         """How many tokens the call's prompt has, as its provider counts them; None where it does not."""

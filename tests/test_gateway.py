@@ -454,3 +454,17 @@ def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
 def test_wrong_usage_is_one_line(args: list[str], says: str) -> None:
     done = CliRunner().invoke(app, ["serve", *args])
     assert says in str(done.exception)
+
+
+def test_a_policy_without_its_key_is_served_and_says_so_at_start(tmp_path: Path) -> None:
+    ready = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
+    (tmp_path / "a.yaml").write_text(ready)
+    (tmp_path / "b.yaml").write_text(CHAT.replace("name: chat", "name: locked").replace("api_key_env: null", "api_key_env: NOT_SET_HERE"))
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", "a.yaml", "b.yaml", "--port", "0", "--state", "state"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        said = json.loads(process.stderr.readline())
+        assert (said["event"], said["policy"], "NOT_SET_HERE" in said["error"]) == ("unready", "locked", True)
+        assert process.stderr.readline().startswith("serving chat, locked on ")
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)

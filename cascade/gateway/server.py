@@ -20,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from cascade.app import Cascade
+from cascade.errors import ConfigurationError
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, count, order
 from cascade.gateway.door import behind
@@ -97,6 +98,14 @@ class Gateway:
             watching.cancel()
         await self.policies.close()
         self.state.close()
+
+    async def open(self) -> None:
+        """Make the policies ready, so that no first request waits. One that lacks a key is told in the log, and by each request for it."""
+        for name, cascade in self.policies.items():
+            try:
+                await cascade.open()
+            except ConfigurationError as err:
+                log.warning(orjson.dumps({"event": "unready", "policy": name, "error": str(err)}).decode())
 
     def reload_now(self) -> None:
         """Load all policies anew, whether their files have changed or not."""

@@ -48,6 +48,13 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class Opening(Protocol):
+    """An adapter that can be made ready before its first call."""
+
+    def open(self) -> None: ...
+
+
+@runtime_checkable
 class Counting(Protocol):
     """An adapter that may count the tokens of a prompt."""
 

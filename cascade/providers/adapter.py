@@ -158,6 +158,10 @@ class SdkAdapter:
             raise translated(error, call.model) from error
         return replies.count(replies.load(response.content, call.model), "input_tokens", call.model) or None
 
+    def open(self) -> None:
+        """Imports the SDK and builds its client for the running loop. Raises ConfigurationError as a call does."""
+        self._client()
+
     async def close(self) -> None:
         """Closes the connections of the running loop."""
         if self._clients is not None:
