@@ -15,7 +15,7 @@ import pytest
 
 from cascade import Cascade
 from cascade.errors import PolicyError
-from cascade.gateway.reload import Reload, Source, stamp
+from cascade.gateway.reload import RETRY, Reload, Source, stamp
 from cascade.gateway.served import Served
 from cascade.policy import load
 
@@ -72,6 +72,20 @@ def test_a_link_that_is_turned_is_seen(tmp_path: Path) -> None:
     (tmp_path / "new").rename(tmp_path / "link")
     assert stamp(str(tmp_path / "link")) != before
     assert stamp(str(tmp_path / "none")) == ()
+
+
+def test_a_spoilt_policy_is_read_again_though_what_it_lacks_was_never_named(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(str(policy))
+    (policy.parent / "b.j2").unlink()
+    with pytest.raises(PolicyError):
+        source.load()
+    source.problem = "b.j2 is missing"
+    (policy.parent / "b.j2").write_text("Always.")
+    assert not source.changed()
+    later = time.monotonic() + RETRY
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert source.changed()
+    assert source.load().name == "echo"
 
 
 def until(true: Callable[[], bool]) -> None:
