@@ -370,7 +370,7 @@ def test_what_a_killed_process_had_in_flight_is_spent_and_blocks_nothing(tmp_pat
     key, line = new("team")
     (tmp_path / "keys.txt").write_text(f"{line} budget=0.001/total")
     with gateway_process.providing() as provider, gateway_process.running(tmp_path, provider, "--keys", str(tmp_path / "keys.txt")) as gateway:
-        provider.open.clear()
+        provider.hold()
 
         def ask() -> None:
             with gateway.client(key) as client, contextlib.suppress(openai.APIConnectionError):
