@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ class Provider:
         self.url, self.asked = "", 0
         self.open = threading.Event()
         self.open.set()
+        self.came = threading.Semaphore(0)
+
+    def hold(self) -> None:
+        """Answer no more until `open` is set; `came` is released by who comes from now on."""
+        self.open.clear()
         self.came = threading.Semaphore(0)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,7 +109,11 @@ class Gateway:
     def client(self, key: str = "none", **more: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **more)
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self, least: int = 1) -> list[dict[str, Any]]:
+        """The lines of its log, when there are so many."""
+        ends = time.monotonic() + 20
+        while sum(line.startswith("{") for line in self.lines) < least:
+            assert time.monotonic() < ends, self.lines
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
 

@@ -99,7 +99,7 @@ def test_a_head_that_two_servers_may_read_in_two_ways_is_refused(bound: Bound, r
             while data := sock.recv(65536):
                 found += data
     statuses = re.findall(rb"HTTP/1.1 (\d+)", found)
-    assert statuses[-1:] == [b"400"] or (cut and not statuses), found
+    assert (statuses[-1:] == [b"400"] and b"Invalid HTTP" in found) or (cut and not statuses), found
     assert len(bound.models.calls) == statuses.count(b"200") == (raw.count(BODY) if raw is STRANGE[-1][1] else 0)
 
 
@@ -189,7 +189,10 @@ def test_too_many_connections_are_told_so_in_the_shape_they_ask_in() -> None:
             reply = httpx2.post(f"{bound.url}{path}", json={})
             assert (reply.status_code, reply.json()["error"]["type"], reply.headers["connection"]) == (503, kind, "close")
         more = [bound.connect() for _ in range(8)]
-        assert b"" in [sock.recv(1) for sock in more[-2:]], "twice as many are cut"
+        for sock in more[-2:]:
+            sock.settimeout(5)  # a head has ten seconds
+            with contextlib.suppress(ConnectionError):
+                assert sock.recv(1) == b"", "twice as many are cut"
         for sock in held + more:
             sock.close()
         while bound.server.server_state.connections:

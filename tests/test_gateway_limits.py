@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from cascade import Cascade
 from cascade.budget import Purse
 from cascade.errors import InputError, Unpaid
 from cascade.gateway.keys import Key, Keys, new
+from cascade.gateway.rates import _take
 from cascade.gateway.rows import UNIT
 from cascade.gateway.spending import Limit, Spending, limit
 from cascade.gateway.state import State
@@ -274,6 +276,9 @@ def test_a_key_over_its_budget_is_told_so_in_the_providers_shape_and_when_it_beg
             with pytest.raises(anthropic.APIStatusError) as other:
                 serving.anthropic().messages.create(model="chat", messages=QUESTION, max_tokens=9, stream=stream)
             assert (other.value.status_code, other.value.body["error"]["type"]) == (402, "billing_error")  # type: ignore[index]
+        with pytest.raises(openai.APIStatusError):
+            serving.openai().chat.completions.create(model="chat", messages=QUESTION, extra_headers={"Idempotency-Key": "k"})
+        assert asyncio.run(serving.gateway.state.do(lambda db: db.execute("SELECT count(*) FROM idempotent").fetchone())) == (0,), "tomorrow it may"
         assert serving.models.calls == []
         assert serving.openai(1).chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"
     finally:
@@ -318,6 +323,14 @@ def test_one_too_many_is_told_when_to_come_again_and_the_sdk_does(tmp_path: Path
         serving.close()
 
 
+def test_a_bucket_is_full_at_first_and_fills_by_the_minute() -> None:
+    db = sqlite3.connect(":memory:")
+    db.execute("CREATE TABLE rate (key TEXT PRIMARY KEY, left REAL, at REAL)")
+    waits = [(at, _take(db, "a", 2, at)) for at in (0.0, 0.0, 0.0, 15.0, 30.0, 30.0, 10.0, 600.0, 600.0, 600.0)]
+    assert waits == [(0.0, 0.0), (0.0, 0.0), (0.0, 30.0), (15.0, 15.0), (30.0, 0.0), (30.0, 30.0), (10.0, 30.0), (600.0, 0.0), (600.0, 0.0), (600.0, 30.0)]
+    assert _take(db, "b", 2, 600.0) == 0.0
+
+
 def test_a_key_asks_and_sees_its_own_policies_only(tmp_path: Path) -> None:
     serving = Keyed(tmp_path, "models=echo,sums")
     try:
@@ -357,7 +370,7 @@ def test_what_a_killed_process_had_in_flight_is_spent_and_blocks_nothing(tmp_pat
     key, line = new("team")
     (tmp_path / "keys.txt").write_text(f"{line} budget=0.001/total")
     with gateway_process.providing() as provider, gateway_process.running(tmp_path, provider, "--keys", str(tmp_path / "keys.txt")) as gateway:
-        provider.open.clear()
+        provider.hold()
 
         def ask() -> None:
             with gateway.client(key) as client, contextlib.suppress(openai.APIConnectionError):

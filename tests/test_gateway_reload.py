@@ -15,7 +15,7 @@ import pytest
 
 from cascade import Cascade
 from cascade.errors import PolicyError
-from cascade.gateway.reload import Reload, Source, stamp
+from cascade.gateway.reload import RETRY, Reload, Source, stamp
 from cascade.gateway.served import Served
 from cascade.policy import load
 
@@ -74,6 +74,20 @@ def test_a_link_that_is_turned_is_seen(tmp_path: Path) -> None:
     assert stamp(str(tmp_path / "none")) == ()
 
 
+def test_a_spoilt_policy_is_read_again_though_what_it_lacks_was_never_named(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(str(policy))
+    (policy.parent / "b.j2").unlink()
+    with pytest.raises(PolicyError):
+        source.load()
+    source.problem = "b.j2 is missing"
+    (policy.parent / "b.j2").write_text("Always.")
+    assert not source.changed()
+    later = time.monotonic() + RETRY
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert source.changed()
+    assert source.load().name == "echo"
+
+
 def until(true: Callable[[], bool]) -> None:
     ends = time.monotonic() + 20
     while not true():
@@ -92,7 +106,7 @@ def test_a_change_is_served_a_spoilt_file_is_not_and_one_in_flight_ends_as_it_be
 
         text, first = gateway.policy.read_text(), label()
         assert (health()["status"], health()["problems"]) == ("ok", [])
-        provider.open.clear()
+        provider.hold()
         with gateway.client() as client:
             stream = client.chat.completions.create(model="chat", messages=gateway_process.QUESTION, stream=True)
             assert provider.came.acquire(timeout=10)
@@ -100,7 +114,7 @@ def test_a_change_is_served_a_spoilt_file_is_not_and_one_in_flight_ends_as_it_be
             until(lambda: label() != first)
             provider.open.set()
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "answer 1"
-        assert gateway.events()[-1]["policy"] == first
+        assert gateway.events(1)[-1]["policy"] == first
         second = label()
         gateway.policy.write_text(text + "tires: []\n")
         until(lambda: health()["status"] == "degraded")
@@ -108,15 +122,16 @@ def test_a_change_is_served_a_spoilt_file_is_not_and_one_in_flight_ends_as_it_be
         assert health()["problems"] == [f"chat: reload: {wrong}"]
         with gateway.client() as client:
             assert client.chat.completions.create(model="chat", messages=gateway_process.QUESTION).choices[0].message.content == "answer 2"
-        assert gateway.events()[-1]["policy"] == second
+        assert gateway.events(2)[-1]["policy"] == second
         page = httpx2.get(f"{gateway.url}/metrics").text
         assert 'cascade_policy_spoilt{policy="chat"} 1.0' in page
         assert 'cascade_reloads_total{policy="chat",result="loaded"} 1.0' in page
         gateway.policy.write_text(text)
         gateway.process.send_signal(signal.SIGHUP)
         until(lambda: (health()["status"], label()) == ("ok", first))
-        assert [line for line in gateway.lines if not line.startswith("{")][1:] == [
-            f"loaded chat anew: {second}", f"{wrong}; chat is served as it was", f"loaded chat anew: {first}"]
+        told = [f"loaded chat anew: {second}", f"{wrong}; chat is served as it was", f"loaded chat anew: {first}"]
+        until(lambda: len(gateway.lines) >= 6)
+        assert [line for line in gateway.lines if not line.startswith("{")][1:] == told
 
 
 def test_a_policy_keeps_its_name_while_it_is_served(policy: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from test_gateway_limits import Keyed
 
 from cascade.errors import Overloaded
 from cascade.gateway.repeats import DAY, Record, Repeats, Saved
+from cascade.gateway.server import _Stream
 from cascade.gateway.state import State
 from cascade.gateway.wire import Refused
 
@@ -196,13 +197,66 @@ def test_an_answer_that_cannot_be_kept_is_given_and_asked_anew(states: tuple[Sta
     asyncio.run(go())
 
 
+def test_a_record_that_could_not_be_given_up_yet_keeps_nobody_of_this_process_waiting(states: tuple[State, State]) -> None:
+    async def go() -> None:
+        repeats = Repeats(states[0], patience=0.2)
+        record = await repeats.begin("a", "n", "/v1", BODY)
+        assert isinstance(record, Record)
+        for what in ("UPDATE OF status", "DELETE"):
+            name = what.partition(" ")[0]
+            await states[0].do(lambda db, what=what, name=name: db.execute(  # type: ignore[misc]
+                f"CREATE TRIGGER no_{name} BEFORE {what} ON idempotent BEGIN SELECT RAISE(ABORT, 'disk full'); END"))
+        await record.keep(200, {}, b"four")
+        again = await repeats.begin("a", "n", "/v1", BODY)
+        assert isinstance(again, Record)
+        with pytest.raises(Refused, match="still being answered"):
+            await Repeats(states[1], patience=0.1).begin("a", "n", "/v1", BODY)
+
+    asyncio.run(go())
+
+
+def test_signs_of_life_are_not_replayed(states: tuple[State, State]) -> None:
+    async def events() -> AsyncIterator[bytes]:
+        for event in (b": alive", b"one", b": alive", b"two"):
+            yield event
+
+    async def status() -> int:
+        return 200
+
+    async def go() -> None:
+        repeats = Repeats(states[0])
+        record = await repeats.begin("a", "n", "/v1", BODY)
+        assert isinstance(record, Record)
+        assert [event async for event in record.stream(events(), b": alive", {}, status)] == [b": alive", b"one", b": alive", b"two"]
+        assert await repeats.begin("a", "n", "/v1", BODY) == Saved(200, {}, b"onetwo")
+
+    asyncio.run(go())
+
+
+def test_a_stream_whose_caller_had_gone_before_it_began_is_over_too() -> None:
+    over: list[str] = []
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"never"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    asyncio.run(_Stream(events(), {}, (lambda: over.append("stopped"), lambda: over.append("dropped")))(scope, receive, send))
+    assert over == ["stopped", "dropped"]
+
+
 # ---------------------------------------------------------------- kills
 
 
 def test_it_is_answered_after_a_kill_and_one_that_was_cut_off_is_asked_anew(tmp_path: Path) -> None:
     with gateway_process.providing() as provider, gateway_process.running(tmp_path, provider) as gateway:
         whole, stream = post(gateway, "whole"), post(gateway, "stream", stream=True)
-        provider.open.clear()
+        provider.hold()
 
         def ask() -> None:
             with pytest.raises(httpx2.TransportError):
@@ -210,8 +264,7 @@ def test_it_is_answered_after_a_kill_and_one_that_was_cut_off_is_asked_anew(tmp_
 
         cut = threading.Thread(target=ask)
         cut.start()
-        for _ in range(3):
-            assert provider.came.acquire(timeout=10)
+        assert provider.came.acquire(timeout=10)
         gateway.kill()
         cut.join()
         provider.open.set()

@@ -84,7 +84,7 @@ def test_budgets_rates_trails_and_metrics_are_those_of_all_workers(serving: tupl
 def test_equal_requests_at_once_are_paid_once_whichever_worker_has_them(serving: tuple[Gateway, Provider], keys: list[str]) -> None:
     gateway, provider = serving
     before = provider.asked
-    provider.open.clear()
+    provider.hold()
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(ask, gateway, keys[0], "the same") for _ in range(12)]
         assert provider.came.acquire(timeout=10)
@@ -106,7 +106,7 @@ def test_a_record_of_one_worker_is_the_other_ones_answer(serving: tuple[Gateway,
 def test_a_killed_worker_is_started_again_and_what_it_asked_is_asked_by_another(serving: tuple[Gateway, Provider], keys: list[str]) -> None:
     gateway, provider = serving
     before = workers(gateway, keys[0])
-    provider.open.clear()
+    provider.hold()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, gateway, keys[0], "killed") for _ in range(8)]
         assert provider.came.acquire(timeout=10)
@@ -132,7 +132,7 @@ def gone(pids: set[int]) -> bool:
 def test_sigterm_finishes_what_is_in_flight_and_a_killed_parent_takes_its_workers_with_it(serving: tuple[Gateway, Provider], keys: list[str]) -> None:
     gateway, provider = serving
     found = workers(gateway, keys[0])
-    provider.open.clear()
+    provider.hold()
     replies: list[Any] = []
     asking = threading.Thread(target=lambda: replies.append(ask(gateway, keys[0], "last")))
     asking.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import socket
@@ -82,7 +83,8 @@ def serve(
         except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why
             raise InputError(f"cannot listen on {host}:{port}") from err
         return
-    gateway.state.close()  # it was only to see that all is well
+    asyncio.run(gateway.policies.close())  # it was only to see that all is well
+    gateway.state.close()
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as err:

@@ -101,6 +101,7 @@ class Workers:
             dead = self._workers[at]
             if self._ending:
                 return
+            dead.process.join()
             log.warning("worker %s died (exit code %s); another is started", dead.process.pid, dead.process.exitcode)
             _forget(dead)
             time.sleep(max(0.0, REST - (time.monotonic() - dead.started)))
