@@ -66,8 +66,12 @@ class Tab:
 
     def until(self, expression: str, value: Any) -> None:
         """Wait for it."""
-        end = time.monotonic() + WITHIN
-        while (found := self.js(expression)) != value:
+        end, found = time.monotonic() + WITHIN, None
+        while True:
+            with contextlib.suppress(Navigated):
+                found = self.js(expression)
+                if found == value:
+                    return
             assert time.monotonic() < end, f"{expression} is {found!r}, not {value!r}"
 
     def picture(self, path: Path) -> Path:
@@ -96,6 +100,10 @@ class Tab:
             self._browser.later(self.session, "Fetch.continueWithAuth", requestId=params["requestId"], authChallengeResponse=answer)
 
 
+class Navigated(Exception):
+    """The page that was asked has gone to another one."""
+
+
 class Browser:
     def __init__(self, to: int, back: int) -> None:
         self._to, self._back = to, back
@@ -118,6 +126,8 @@ class Browser:
         while (message := self._message()).get("id") != id:
             if "method" in message and message.get("sessionId") in self.tabs:
                 self.tabs[message["sessionId"]].heard(message["method"], message["params"])
+        if "navigated" in message.get("error", {}).get("message", ""):
+            raise Navigated(method)
         assert "error" not in message, (method, message["error"])
         return message["result"]
 
