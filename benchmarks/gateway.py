@@ -202,7 +202,8 @@ that is not counted. Median (lowest to highest); ratios are within their round. 
             latency(able, args.rounds, args.seconds * 2)
             text.append(f"""## Added latency
 {RATE} requests a second whether or not earlier ones were answered, for {args.seconds * 2} s a round. `added` is the server's percentile less the
-stub's in the same round: a difference of percentiles, not the percentile of a difference.
+stub's in the same round: a difference of percentiles, not the percentile of a difference. Where a server cannot answer so many, requests queue
+up, and its figures grow with the seconds.
 
 {added(servers)}""")
     if "hostile" in parts:
