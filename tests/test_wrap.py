@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from test_gateway import CHAT, FORMAT, QUESTION, SUM, Models, Serving
 
 import cascade
-from cascade import Cascade
+from cascade import Cascade, tools
 from cascade.errors import Overloaded
 from cascade.policy.load import load_text
 from cascade.types import CacheSettings
@@ -115,6 +115,23 @@ def test_streams_are_streams(elsewhere: Serving, ladder: Ladder) -> None:
                             await one.chat.completions.create(model="mine", messages=QUESTION, stream=True)])  # fmt: skip
 
     assert asyncio.run(asynchronously()) == "four"
+
+
+def test_tools_are_carried(elsewhere: Serving, ladder: Ladder) -> None:
+    wrong, right = tools.written("", [("add", '{"a": "2"}')]), tools.written("", [("add", '{"a": 2}')])
+    ladder.models.said = {"small": (wrong, "tool_calls"), "big": (right, "tool_calls")}
+    schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    one = client(openai.OpenAI, elsewhere, ladder)
+    made = one.chat.completions.create(model="mine", messages=QUESTION, tools=[{"type": "function", "function": {"name": "add", "parameters": schema}}])
+    assert [call.function.arguments for call in made.choices[0].message.tool_calls] == ['{"a":2}']
+
+    async def asynchronously() -> Any:
+        async with client(anthropic.AsyncAnthropic, elsewhere, ladder) as other:
+            async with other.messages.stream(model="mine", max_tokens=9, messages=QUESTION, tools=[{"name": "add", "input_schema": schema}]) as stream:
+                return await stream.get_final_message()
+
+    said = asyncio.run(asynchronously())
+    assert (said.stop_reason, said.content[0].input) == ("tool_use", {"a": 2})
 
 
 def test_errors_are_the_sdks_own(elsewhere: Serving, ladder: Ladder) -> None:
