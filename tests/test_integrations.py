@@ -21,17 +21,20 @@ PAGE = Path(__file__).parents[1] / "docs" / "integrations.md"
 CLIENTS = "CASCADE_CLIENTS"
 """A folder of environments in which these libraries are installed, by the names below."""
 ADA: dict[str, Any] = {"name": "Ada", "age": 36}
+HELLO, PERSON = "Hello, Ada.\n", "Person(name='Ada', age=36)\n"
 LIBRARIES = {
+    "OpenAI's SDK": ("own", "openai", f"small {HELLO}{PERSON}{PERSON}{HELLO}{HELLO}{HELLO}"),
+    "Anthropic's SDK": ("own", "anthropic", f"small {HELLO}{PERSON}{HELLO}{HELLO}{HELLO}"),
     "instructor": ("instructor", "instructor", "name='Ada' age=36\n"),
-    "pydantic-ai": ("others", "pydantic_ai", "Person(name='Ada', age=36)\n"),
-    "LangChain": ("others", "langchain_openai", "Person(name='Ada', age=36)\nHello, Ada.\nPerson(name='Ada', age=36)\n"),
+    "pydantic-ai": ("others", "pydantic_ai", PERSON),
+    "LangChain": ("others", "langchain_openai", f"{PERSON}{HELLO}{PERSON}"),
     "DSPy": ("others", "dspy", "36\n"),
 }
 
 
 def interpreter(environment: str, module: str) -> str:
     """The Python that has the library; the test is skipped where there is none."""
-    if folder := os.environ.get(CLIENTS):
+    if environment != "own" and (folder := os.environ.get(CLIENTS)):
         return str(Path(folder) / environment / "bin" / "python")
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed, and ${CLIENTS} names no folder of environments that have it")
