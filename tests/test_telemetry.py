@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from cascade import Cascade, telemetry
+from cascade import Cascade, telemetry, tools
 from cascade.errors import Overloaded
 from cascade.policy.load import load_text
 from cascade.telemetry.otel import CascadeInstrumentor
@@ -159,6 +159,26 @@ def test_text_is_told_where_it_is_asked_for(heard: Heard) -> None:
         {"role": "assistant", "parts": [{"type": "text", "content": '{"sum": "x"}'}], "finish_reason": "stop"}]
     (request,) = heard.spans("cascade sums")
     assert "gen_ai.evaluation.explanation" in (request.events[0].attributes or {})
+
+
+@pytest.mark.parametrize("heard", [{"content": True}], indirect=True)
+def test_tools_and_pictures_are_told_as_the_conventions_name_them(heard: Heard) -> None:
+    async def ask(call: Call) -> Answer:
+        return Answer(tools.written("Hm.", [("add", '{"a": 2}')]), "tool_calls", Usage(1, 1), Decimal(0), model="m")
+
+    made = Cascade(load_text(POLICY.replace('prompt: "SECRET {{ question }}"', "prompt: messages"), "sums.yaml"), ask=ask, cache=CacheSettings(backend="off"))
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    calls = [{"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+    made.run({"messages": [{"role": "user", "content": [{"type": "text", "text": "Add."}, picture]}, {"role": "assistant", "content": None, "tool_calls": calls},
+                           {"role": "tool", "tool_call_id": "c", "content": "4"}],
+              "tools": [{"type": "function", "function": {"name": "add"}}]})  # fmt: skip
+    (small,) = heard.spans("chat small")
+    assert json.loads(str((small.attributes or {})["gen_ai.input.messages"])) == [
+        {"role": "user", "parts": [{"type": "text", "content": "Add."}, {"type": "uri", "modality": "image", "uri": "(left out)"}]},
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "add", "arguments": "{}"}]},
+        {"role": "user", "parts": [{"type": "tool_call_response", "id": "c", "response": "4"}]}]  # fmt: skip
+    assert json.loads(str((small.attributes or {})["gen_ai.output.messages"])) == [{"role": "assistant", "finish_reason": "tool_call", "parts": [
+        {"type": "text", "content": "Hm."}, {"type": "tool_call", "name": "add", "arguments": {"a": 2}}]}]  # fmt: skip
 
 
 def test_opentelemetry_instrument_finds_it() -> None:

@@ -18,7 +18,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # it has no types
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from cascade import telemetry
+from cascade import telemetry, tools
 from cascade.errors import ProviderError
 from cascade.outcome import Outcome
 from cascade.types import Answer, Ask, Call, Checked, Json, Message, Part, Policy, Provider, Text, ToolCall, ToolResult
@@ -133,7 +133,8 @@ class OpenTelemetry:
             span.set_attribute("cascade.cost_usd", float(answer.cost_usd))
         if self._content:
             span.set_attribute("gen_ai.input.messages", _messages(call.messages))
-            said = {"role": "assistant", "parts": [{"type": "text", "content": answer.text}], "finish_reason": answer.finish}
+            finish = "tool_call" if answer.finish == "tool_calls" else answer.finish
+            said = {"role": "assistant", "parts": _said(answer), "finish_reason": finish}
             span.set_attribute("gen_ai.output.messages", orjson.dumps([said]).decode())
 
 
@@ -164,6 +165,14 @@ def _provider(provider: Provider) -> dict[str, Any]:
 def _messages(messages: tuple[Message, ...]) -> str:
     """As the conventions write messages; of a picture only that it was there."""
     return orjson.dumps([{"role": m.role, "parts": [_part(part) for part in _parts(m)]} for m in messages]).decode()
+
+
+def _said(answer: Answer) -> list[dict[str, Any]]:
+    if answer.finish != "tool_calls":
+        return [{"type": "text", "content": answer.text}]
+    calls, said = tools.called(answer.text)
+    beside = [{"type": "text", "content": said}] if said else []
+    return [*beside, *({"type": "tool_call", "name": call["name"], "arguments": call["arguments"]} for call in calls)]
 
 
 def _parts(message: Message) -> tuple[Part, ...]:
