@@ -176,8 +176,7 @@ class Cascade:
                 continue
             if counted is not None:
                 return counted, True
-        size = sum(message.size for message in messages) + (len(orjson.dumps(offered.json)) if offered else 0)
-        return -(-size // 4), False
+        return -(-compose.size(self.policy, inputs) // 4), False
 
     def _rungs_for(self, inputs: Mapping[str, Json], schema: Json) -> _Rungs:
         rungs = self._serving() if schema is None else self._with(schema)
@@ -314,7 +313,7 @@ class Cascade:
             return await self._answer(wiring, rungs, key, request, waited)
         from cascade.policy.bounds import bounds
 
-        worst = bounds(rungs.policy, _prompt_bytes(rungs.policy, request.inputs)).worst_usd
+        worst = bounds(rungs.policy, compose.size(rungs.policy, request.inputs, ROLE_BYTES)).worst_usd
         async with request.account.paying(worst) as purse:
             return await self._answer(wiring, rungs, key, request, waited, purse)
 
@@ -713,12 +712,6 @@ def _canonical(inputs: Mapping[str, Json]) -> bytes:
         return orjson.dumps(inputs if isinstance(inputs, dict) else dict(inputs), option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as err:
         raise InputError(f"inputs must be plain JSON values: {err}") from err
-
-
-def _prompt_bytes(policy: Policy, inputs: Mapping[str, Json]) -> int:
-    """No fewer than the tokens of the prompt, with the tools that a caller brings."""
-    offered = compose.offered(policy, inputs)
-    return sum(m.size + ROLE_BYTES for m in compose.prompt(policy, inputs)) + (len(orjson.dumps(offered.json)) if offered else 0)
 
 
 def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:

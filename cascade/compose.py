@@ -31,6 +31,12 @@ def offered(policy: Policy, inputs: Mapping[str, Json]) -> Document | None:
     return None if policy.prompt is not None else tools.offered(inputs)
 
 
+def size(policy: Policy, inputs: Mapping[str, Json], frame: int = 0) -> int:
+    """Bytes of the prompt, with the tools that come with it, and `frame` more for each message. Raises InputError, TemplateError."""
+    brought = offered(policy, inputs)
+    return sum(message.size + frame for message in prompt(policy, inputs)) + (len(orjson.dumps(brought.json)) if brought else 0)
+
+
 def _given(inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     """The input `messages`. Raises InputError when they are no conversation that waits for an answer."""
     if "messages" not in inputs:

@@ -109,7 +109,7 @@ def plan(policy: Policy, rows: Iterable[Row], past: Iterable[Outcome] = (), at_o
         try:
             if row.problem:
                 raise InputError(row.problem)
-            sizes[sum(message.size for message in compose.prompt(policy, row.inputs))] += 1
+            sizes[compose.size(policy, row.inputs)] += 1
         except InputError as err:
             invalid.append(str(err) if row.problem else f"row {row.id}: {err}")
     count = sizes.total()
