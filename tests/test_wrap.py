@@ -126,9 +126,9 @@ def test_tools_are_carried(elsewhere: Serving, ladder: Ladder) -> None:
     assert [call.function.arguments for call in made.choices[0].message.tool_calls] == ['{"a":2}']
 
     async def asynchronously() -> Any:
-        async with client(anthropic.AsyncAnthropic, elsewhere, ladder) as other:
-            async with other.messages.stream(model="mine", max_tokens=9, messages=QUESTION, tools=[{"name": "add", "input_schema": schema}]) as stream:
-                return await stream.get_final_message()
+        async with (client(anthropic.AsyncAnthropic, elsewhere, ladder) as other,
+                    other.messages.stream(model="mine", max_tokens=9, messages=QUESTION, tools=[{"name": "add", "input_schema": schema}]) as stream):
+            return await stream.get_final_message()
 
     said = asyncio.run(asynchronously())
     assert (said.stop_reason, said.content[0].input) == ("tool_use", {"a": 2})

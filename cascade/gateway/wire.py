@@ -125,7 +125,7 @@ def fields(body: Mapping[str, Json], known: Iterable[str], ignored: Iterable[str
     allowed = {*known, *ignored}
     for name in body:
         if name not in allowed:
-            raise wrong(f"unknown parameter {one_line(name, 80)!r}: how models are asked is the policy's business")
+            raise wrong(f"unknown parameter {one_line(name, 80)!r}: leave it out, how models are asked is the policy's business")
 
 
 def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = None) -> Any:
