@@ -465,14 +465,25 @@ def test_an_example_of_the_docs_runs(serving: Serving, code: str, capsys: pytest
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
+def _has(host: str) -> bool:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_the_command_serves_and_stops_when_it_is_told(host: str, address: str, tmp_path: Path) -> None:
+    if not _has(host):
+        pytest.skip(f"this machine has no {host}")
     text = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
     (tmp_path / "chat.yaml").write_text(text)
-    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--state", str(tmp_path / "state")]
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--host", host, "--port", "0", "--state", str(tmp_path / "state")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert said.startswith("serving chat on http://127.0.0.1:")
+        assert said.startswith(f"serving chat on {address}")
         assert "for this machine only" in said
         with openai.OpenAI(base_url=said.split()[3].rstrip(","), api_key="none") as client:
             assert client.chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"

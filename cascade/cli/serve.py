@@ -73,7 +73,8 @@ def serve(
 
     def tell(listening: socket.socket) -> None:
         by = "" if workers == 1 else f" by {workers} workers"
-        show.note(f"serving {', '.join(gateway.policies)} on http://{host}:{listening.getsockname()[1]}/v1{by}"
+        at = f"[{host}]" if ":" in host else host
+        show.note(f"serving {', '.join(gateway.policies)} on http://{at}:{listening.getsockname()[1]}/v1{by}"
                   + (", for this machine only" if keys is None else ""))
 
     if workers == 1:
