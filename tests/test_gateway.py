@@ -321,6 +321,17 @@ def test_a_wrong_request_is_told_and_asks_nobody(serving: Serving, change: dict[
     assert says in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_what_a_client_sends_as_null_or_false_asks_for_nothing(serving: Serving, path: str) -> None:
+    import httpx2
+
+    serving.models.said = {"small": "four", "big": ""}
+    asked = {"input": "2 and 2?"} if path == "responses" else {"messages": QUESTION, "max_tokens": 9}
+    url, unset = f"{serving.url}/v1/{path}", {"stop": None, "logprobs": False, "stop_sequences": None, "background": False}
+    assert httpx2.post(url, json={"model": "chat", **asked, **unset}).status_code == 200
+    assert [httpx2.post(url, json={"model": "chat", **asked, "stop": said}).status_code for said in (0, "", [], True)] == [400] * 4
+
+
 BODIES = [
     (b'{"model": "chat", "model": "sums"}', "application/json", 400),
     (b'{"model": NaN}', "application/json", 400),
