@@ -13,7 +13,7 @@ KEYS: Mapping[str, frozenset[str]] = {
     "assistant": frozenset({"role", "content", "tool_calls"}), "tool": frozenset({"role", "content", "tool_call_id", "is_error"}),
 }  # fmt: skip
 """What a message of each role has; `is_error` is ours, since Anthropic's wire has it."""
-PICTURE = re.compile(r"https?://|data:image/(png|jpeg|gif|webp);base64,")
+PICTURE = re.compile(r"https://|data:image/(png|jpeg|gif|webp);base64,")
 
 
 def turns(given: Json) -> tuple[Message, ...]:

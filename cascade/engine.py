@@ -422,5 +422,5 @@ def _why(finish: Finish, trail: Sequence[Event]) -> str:
         if isinstance(event, Checked) and not event.passed:
             return f"{finish.error}: {event.tier}: {event.reason or event.gate}"
         if isinstance(event, Tried) and event.gate is None and event.finish not in WHOLE:
-            return f"{finish.error}: {event.tier}: {'the answer was cut off' if event.finish == 'length' else event.finish}"
+            return f"{finish.error}: {event.tier}: {'the answer was cut off at max_tokens' if event.finish == 'length' else event.finish}"
     return finish.error or finish.status

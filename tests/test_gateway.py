@@ -228,6 +228,21 @@ def test_the_responses_api_is_spoken_too(serving: Serving, ours: openai.OpenAI) 
     assert [(m.role, m.content) for m in serving.models.calls[0].messages] == [("system", "Be brief."), ("user", "2 and 2?")]
 
 
+def test_what_builds_on_a_stored_response_is_told_to_send_the_conversation(ours: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="previous_response_id: nothing is stored here; send the whole conversation in input"):
+        ours.responses.create(model="chat", input="And 3?", previous_response_id="resp_1")
+
+
+def test_kept_trails_put_into_one_file_are_rows_for_explain_and_report(serving: Serving, ours: openai.OpenAI, tmp_path: Path) -> None:
+    import httpx2
+
+    raws = [ours.chat.completions.with_raw_response.create(model="chat", messages=QUESTION) for _ in range(2)]
+    ids = [raw.headers["x-cascade-trail-id"] for raw in raws]
+    rows = tmp_path / "trails.jsonl"
+    rows.write_bytes(b"".join(httpx2.get(f"{serving.url}/v1/cascade/trails/{id}").content for id in ids))
+    assert [row["id"] for row in map(json.loads, rows.read_text().splitlines())] == ids
+
+
 def test_responses_are_streamed_in_their_events(serving: Serving, ours: openai.OpenAI) -> None:
     with ours.responses.stream(model="chat", input=[{"role": "user", "content": [{"type": "input_text", "text": "2 and 2?"}]}]) as stream:
         kinds = [event.type for event in stream]
@@ -278,13 +293,14 @@ WRONG: list[tuple[dict[str, Any], int, str]] = [
     ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].tool_call_id: no call of a tool with this id waits"),
     ({"messages": [{"role": "critic", "content": "x"}]}, 400, "messages[0].role: must be one of developer, system, user, assistant, tool"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "messages[0].content[0].image_url.url: must be an https URL"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]}, 400, "must be an https URL, or a data"),
     ({"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]}, 400, "messages[0].content[0]: must be {type: text, text} or"),
     ({"stream": True, "messages": [{"role": "user", "content": []}]}, 400, "messages[0].content: must be text or a list of parts"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "the last message is the user's"),
     ({"n": 100}, 400, "n: a ladder gives one answer"),
     ({"base_url": "http://evil"}, 400, "unknown parameter 'base_url'"),
     ({"tier": "big"}, 400, "unknown parameter 'tier'"),
-    ({"functions": []}, 400, "unknown parameter 'functions'"),
+    ({"functions": []}, 400, "unknown parameter 'functions': leave it out, how models are asked is the policy's business"),
     ({"tools": [{"type": "web_search"}]}, 400, "tools[0]: must be {type: function"),
     ({"tool_choice": "required"}, 400, "tool_choice: there are no tools to choose from"),
     ({"response_format": {"type": "xml"}}, 400, "response_format: must be"),
@@ -303,6 +319,17 @@ def test_a_wrong_request_is_told_and_asks_nobody(serving: Serving, change: dict[
     reply = httpx2.post(f"{serving.url}/v1/chat/completions", json={"model": "chat", "messages": QUESTION, **change})
     assert (reply.status_code, serving.models.calls) == (status, [])
     assert says in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "messages"])
+def test_what_a_client_sends_as_null_or_false_asks_for_nothing(serving: Serving, path: str) -> None:
+    import httpx2
+
+    serving.models.said = {"small": "four", "big": ""}
+    asked = {"input": "2 and 2?"} if path == "responses" else {"messages": QUESTION, "max_tokens": 9}
+    url, unset = f"{serving.url}/v1/{path}", {"stop": None, "logprobs": False, "stop_sequences": None, "background": False}
+    assert httpx2.post(url, json={"model": "chat", **asked, **unset}).status_code == 200
+    assert [httpx2.post(url, json={"model": "chat", **asked, "stop": said}).status_code for said in (0, "", [], True)] == [400] * 4
 
 
 BODIES = [
@@ -375,6 +402,27 @@ def test_each_request_is_a_line_without_its_text(serving: Serving, ours: openai.
     assert "four" not in caplog.text
 
 
+def test_a_refused_request_is_a_line_that_says_whose_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key, line = new("team-a")
+    (tmp_path / "keys.txt").write_text(f"{line} budget=0.01/day\n")
+    serving = Serving(Keys(str(tmp_path / "keys.txt")))
+    try:
+        with caplog.at_level("INFO", logger="cascade.gateway"), openai.OpenAI(base_url=f"{serving.url}/v1", api_key=key, max_retries=0) as client:
+            with pytest.raises(openai.APIStatusError) as unpaid:
+                client.chat.completions.create(model="chat", messages=QUESTION)
+            with pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model="none", messages=QUESTION)
+            with pytest.raises(openai.AuthenticationError):
+                client.with_options(api_key="csk-foreign").chat.completions.create(model="chat", messages=QUESTION)
+    finally:
+        serving.close()
+    lines = [json.loads(record.getMessage()) for record in caplog.records if record.name == "cascade.gateway"]
+    assert lines == [
+        {"event": "refused", "id": unpaid.value.response.headers["x-cascade-trail-id"], "key": "team-a", "policy": "chat", "status": 402, "kind": "budget"},
+        {"event": "refused", "id": None, "key": "team-a", "policy": None, "status": 404, "kind": "model_not_found"},
+        {"event": "refused", "id": None, "key": None, "policy": None, "status": 401, "kind": "authentication_error"}]
+
+
 # ---------------------------------------------------------------- keys
 
 
@@ -428,14 +476,25 @@ def test_an_example_of_the_docs_runs(serving: Serving, code: str, capsys: pytest
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_serves_and_stops_when_it_is_told(tmp_path: Path) -> None:
+def _has(host: str) -> bool:
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")])
+def test_the_command_serves_and_stops_when_it_is_told(host: str, address: str, tmp_path: Path) -> None:
+    if not _has(host):
+        pytest.skip(f"this machine has no {host}")
     text = CHAT.replace('kind: openai, base_url: "http://127.0.0.1:9/v1", api_key_env: null', "kind: scripted, replies: {small: four, big: four}")
     (tmp_path / "chat.yaml").write_text(text)
-    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--port", "0", "--state", str(tmp_path / "state")]
+    command = [sys.executable, "-c", "from cascade.cli import main; main()", "serve", str(tmp_path / "chat.yaml"), "--host", host, "--port", "0", "--state", str(tmp_path / "state")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert said.startswith("serving chat on http://127.0.0.1:")
+        assert said.startswith(f"serving chat on {address}")
         assert "for this machine only" in said
         with openai.OpenAI(base_url=said.split()[3].rstrip(","), api_key="none") as client:
             assert client.chat.completions.create(model="chat", messages=QUESTION).choices[0].message.content == "four"

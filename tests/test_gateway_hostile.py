@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import anthropic
 import httpx2
+import openai
 import orjson
 import pytest
 from serving import gateway, serving
@@ -291,6 +293,15 @@ def test_a_path_that_leads_nowhere_is_one_short_json_error(url: str, path: str) 
     assert json.loads(body)["error"]["code"] in ("not_found", "model_not_found")
     assert len(body) < 1000
     silent(found)
+
+
+def test_a_client_with_a_wrong_base_url_is_told_the_right_one(url: str) -> None:
+    ours = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+    with pytest.raises(openai.NotFoundError, match="asks /v1/chat/completions: OpenAI's ends in /v1, Anthropic's does not"):
+        ours.chat.completions.create(model="chat", messages=[{"role": "user", "content": "2 and 2?"}])
+    theirs = anthropic.Anthropic(base_url=f"{url}/v1", api_key="none", auth_token=None, max_retries=0)
+    with pytest.raises(anthropic.NotFoundError, match="asks /v1/messages: OpenAI's ends in /v1, Anthropic's does not"):
+        theirs.messages.create(model="chat", max_tokens=9, messages=[{"role": "user", "content": "2 and 2?"}])
 
 
 METHODS = [("HEAD", "/v1/models", 200), ("HEAD", "/health", 200), ("OPTIONS", "/v1/models", 405), ("PUT", "/v1/chat/completions", 405),

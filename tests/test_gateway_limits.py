@@ -28,8 +28,8 @@ from cascade.budget import Purse
 from cascade.errors import InputError, Unpaid
 from cascade.gateway.keys import Key, Keys, new
 from cascade.gateway.rates import _take
-from cascade.gateway.rows import UNIT
-from cascade.gateway.spending import Limit, Spending, limit
+from cascade.gateway.rows import UNIT, units
+from cascade.gateway.spending import Limit, Short, Spending, _told, limit
 from cascade.gateway.state import State
 from cascade.policy.load import load_text
 from cascade.types import Answer, CacheSettings, Call, Usage
@@ -264,14 +264,14 @@ class Keyed(Serving):
         return anthropic.Anthropic(base_url=self.url, api_key=self.keys[i], auth_token=None, max_retries=0)
 
 
-def test_a_key_over_its_budget_is_told_so_in_the_providers_shape_and_when_it_begins_anew(tmp_path: Path) -> None:
+def test_a_key_over_its_budget_is_told_so_in_the_providers_shape(tmp_path: Path) -> None:
     serving = Keyed(tmp_path, "budget=0.01/day", "")
     try:
         with pytest.raises(openai.APIStatusError) as caught:
             serving.openai().chat.completions.create(model="chat", messages=QUESTION)
         assert (caught.value.status_code, caught.value.code, caught.value.response.headers["x-should-retry"]) == (402, "budget", "false")
         assert "this key's budget of $0.01 has $0.000000 spent" in str(caught.value)
-        assert "it begins anew on 20" in str(caught.value)
+        assert "which is more than all of it: allow more" in str(caught.value)
         for stream in (False, True):
             with pytest.raises(anthropic.APIStatusError) as other:
                 serving.anthropic().messages.create(model="chat", messages=QUESTION, max_tokens=9, stream=stream)
@@ -341,6 +341,20 @@ def test_a_key_asks_and_sees_its_own_policies_only(tmp_path: Path) -> None:
                 call()
     finally:
         serving.close()
+
+
+@pytest.mark.parametrize(("most", "spent", "held", "ends", "status", "says"), [
+    (10, 9, 0, True, 402, "of $10 has $9.000000 spent and $0.000000 set aside, and this request could cost $2.000000; it begins anew on 2026-11-27 at 00:00 UTC"),
+    (10, 9, 0, False, 402, "and this request could cost $2.000000"),
+    (10, 5, 4, True, 429, "and this request could cost $2.000000: try again when those in flight have ended"),
+    (1, 0, 0, True, 402, "$2.000000, which is more than all of it: allow more, or let the policy's max_tokens or budget.per_request be less"),
+])  # fmt: skip
+def test_who_cannot_pay_is_told_what_would_help(most: int, spent: int, held: int, ends: bool, status: int, says: str) -> None:
+    at = datetime(2026, 11, 27, tzinfo=UTC) if ends else None
+    reached = Limit("key:a", "2026-11-26", units(Decimal(most)), ends=at)
+    told = _told(Short(reached, units(Decimal(spent)), units(Decimal(held)), frozenset()), Decimal(2))
+    assert told.status == status
+    assert str(told).endswith(says)
 
 
 def test_what_a_policy_may_spend_in_a_run_holds_for_all_keys_and_a_model_without_a_price_is_refused_where_spending_is_limited(tmp_path: Path) -> None:

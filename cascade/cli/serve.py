@@ -73,7 +73,8 @@ def serve(
 
     def tell(listening: socket.socket) -> None:
         by = "" if workers == 1 else f" by {workers} workers"
-        show.note(f"serving {', '.join(gateway.policies)} on http://{host}:{listening.getsockname()[1]}/v1{by}"
+        at = f"[{host}]" if ":" in host else host
+        show.note(f"serving {', '.join(gateway.policies)} on http://{at}:{listening.getsockname()[1]}/v1{by}"
                   + (", for this machine only" if keys is None else ""))
 
     if workers == 1:
@@ -81,14 +82,14 @@ def serve(
         try:
             Server(gateway, settings, host, port, lambda sockets: tell(sockets[0])).run()
         except SystemExit as err:  # uvicorn's, when it cannot listen; it has logged why
-            raise InputError(f"cannot listen on {host}:{port}") from err
+            raise InputError(f"cannot listen on {host}:{port}: name another with --port") from err
         return
     asyncio.run(gateway.policies.close())  # it was only to see that all is well
     gateway.state.close()
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as err:
-        raise InputError(f"cannot listen on {host}:{port}: {err.strerror or err}") from err
+        raise InputError(f"cannot listen on {host}:{port}: {err.strerror or err}; name another with --port") from err
     Workers(settings, listening, lambda: tell(listening)).run()
 
 

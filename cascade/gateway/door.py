@@ -40,8 +40,19 @@ async def _unrouted(request: Request, err: Exception) -> Response:
     if err.status_code == 405:
         problem = Refused(405, "invalid_request_error", f"{request.method} is not for this path, which takes {allowed}")
     else:
-        problem = Refused(err.status_code, "not_found", "there is nothing at this path; GET /openapi.json says what there is")
+        told = "GET /openapi.json says what there is"
+        if (right := _meant(request.url.path)) is not None:
+            told = f"a client whose base_url is right asks {right}: OpenAI's ends in /v1, Anthropic's does not"
+        problem = Refused(err.status_code, "not_found", f"there is nothing at this path; {told}")
     return no(shape_of(request.url.path), problem, err.headers)
+
+
+def _meant(path: str) -> str | None:
+    """The path that a client asks whose base_url has a /v1 too few or too many; None where that is not what is wrong."""
+    return next((right for right in ASKED if path in (right.removeprefix("/v1"), f"/v1{right}")), None)
+
+
+ASKED = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/models")
 
 
 async def _fault(request: Request, err: Exception) -> Response:

@@ -6,7 +6,7 @@ The client's own HTTP transport is what is wrapped, so that typed answers, strea
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx2
@@ -25,19 +25,23 @@ def wrap(client: Client, *policies: Cascade | str | os.PathLike[str]) -> Client:
     """A copy of an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client for which a policy's name is a model.
 
     `policies` are policy files, or Cascades. Calls of `chat.completions`, `responses` and `messages` that name one are answered by its ladder;
-    all other calls go where they went. Raises ValueError for two policies of a name, TypeError for a client that is none of these.
+    all other calls go where they went. Closing the copy closes what was loaded from files, neither the Cascades nor the client that were given.
+    Raises ValueError for two policies of a name, TypeError for a client that is none of these.
     """
     found: dict[str, Cascade] = {}
+    own: list[Cascade] = []
     for given in policies:
         cascade = given if isinstance(given, Cascade) else Cascade.load(given)
+        if cascade is not given:
+            own.append(cascade)
         if cascade.policy.name in found:
             raise ValueError(f"two policies are named {cascade.policy.name}")
         found[cascade.policy.name] = cascade
     inner = getattr(client, "_client", None)
     if isinstance(inner, httpx2.AsyncClient):
-        http: Any = httpx2.AsyncClient(transport=_AsyncInside(inner, found), base_url=inner.base_url, timeout=inner.timeout)
+        http: Any = httpx2.AsyncClient(transport=_AsyncInside(inner, found, own), base_url=inner.base_url, timeout=inner.timeout)
     elif isinstance(inner, httpx2.Client):
-        http = httpx2.Client(transport=_Inside(inner, found), base_url=inner.base_url, timeout=inner.timeout)
+        http = httpx2.Client(transport=_Inside(inner, found, own), base_url=inner.base_url, timeout=inner.timeout)
     else:
         raise TypeError(f"a client of the openai or anthropic SDK is wrapped, this is {type(client).__name__}")
     wrapped: Client = client.copy(http_client=http)  # type: ignore[attr-defined]
@@ -45,8 +49,12 @@ def wrap(client: Client, *policies: Cascade | str | os.PathLike[str]) -> Client:
 
 
 class _Inside(httpx2.BaseTransport):
-    def __init__(self, inner: httpx2.Client, policies: Mapping[str, Cascade]) -> None:
-        self.inner, self.policies = inner, policies
+    def __init__(self, inner: httpx2.Client, policies: Mapping[str, Cascade], own: Sequence[Cascade]) -> None:
+        self.inner, self.policies, self.own = inner, policies, own
+
+    def close(self) -> None:
+        for cascade in self.own:
+            cascade.close()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         shape = _shape(request)
@@ -64,8 +72,12 @@ class _Inside(httpx2.BaseTransport):
 
 
 class _AsyncInside(httpx2.AsyncBaseTransport):
-    def __init__(self, inner: httpx2.AsyncClient, policies: Mapping[str, Cascade]) -> None:
-        self.inner, self.policies = inner, policies
+    def __init__(self, inner: httpx2.AsyncClient, policies: Mapping[str, Cascade], own: Sequence[Cascade]) -> None:
+        self.inner, self.policies, self.own = inner, policies, own
+
+    async def aclose(self) -> None:
+        for cascade in self.own:
+            await cascade.aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         shape = _shape(request)

@@ -180,10 +180,10 @@ def _schemas(policies: list[str]) -> dict[str, Json]:
 
 
 def _request(policies: list[str], names: Iterable[str], needed: list[str], said: Mapping[str, Json]) -> dict[str, Json]:
-    """A body of those names and no other; what `said` does not tell of is without effect or the provider's."""
+    """A body of those names and no other that says something; what `said` does not tell of is without effect or the provider's."""
     common: dict[str, Json] = {"model": {"type": "string", "enum": policies}, "stream": {"type": ["boolean", "null"]}}
     properties = {name: {**common, **said}.get(name, {}) for name in names}
-    return {"type": "object", "required": needed, "properties": properties, "additionalProperties": False}
+    return {"type": "object", "required": needed, "properties": properties, "additionalProperties": {"enum": [None, False]}}
 
 
 def _object(properties: dict[str, Json]) -> dict[str, Json]:

@@ -34,7 +34,10 @@ class Responses(OpenAi):
     """`/v1/responses`."""
 
     def asked(self, body: Mapping[str, Json]) -> Asked:
-        fields(body, KNOWN, IGNORED)
+        for name in ("previous_response_id", "conversation"):
+            if body.get(name) is not None:
+                raise wrong(f"{name}: nothing is stored here; send the whole conversation in input")
+        fields(body, (*KNOWN, "previous_response_id", "conversation"), IGNORED)
         lengths(body, "max_output_tokens")
         if body.get("background"):
             raise wrong("background: a request is answered while its caller waits")

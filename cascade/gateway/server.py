@@ -116,6 +116,7 @@ class Gateway:
 
     def _asking(self, shape: Shape) -> Handler:
         async def handle(request: Request) -> Response:
+            key = None
             try:
                 key = self._who(request)
                 await self.rates.admit(key)
@@ -123,7 +124,7 @@ class Gateway:
                 ordered = order(shape, body, self._policies_of(key))
                 record = await self._record(request, key, body)
             except Refused as problem:
-                self._refuse(problem)
+                self._refuse(problem, key)
                 return _no(shape, problem)
             except ClientDisconnect:
                 return Response(status_code=400)
@@ -186,7 +187,7 @@ class Gateway:
             with self.policies.using(ordered.cascade):
                 outcome = await ordered.answer(live, payer)
         except Refused as problem:
-            self._refuse(problem)
+            self._refuse(problem, key, ordered)
             raise
         seconds = time.perf_counter() - started
         self.metrics.ended(ordered.asked.model, outcome)
@@ -198,9 +199,10 @@ class Gateway:
         log.info(orjson.dumps({"event": "request", **told}).decode())
         return outcome
 
-    def _refuse(self, problem: Refused) -> None:
+    def _refuse(self, problem: Refused, key: Key | None, ordered: Order | None = None) -> None:
         self.metrics.refused(problem.kind)
-        log.info(orjson.dumps({"event": "refused", "status": problem.status, "kind": problem.kind}).decode())
+        whose = {"id": ordered and ordered.id, "key": key and key.name, "policy": ordered and ordered.cascade.policy.name}
+        log.info(orjson.dumps({"event": "refused", **whose, "status": problem.status, "kind": problem.kind}).decode())
 
     async def _whole(self, ordered: Order, work: asyncio.Future[Outcome], request: Request) -> Response:
         """The answer in one piece; what is asked for a caller who has gone is cancelled."""
@@ -266,12 +268,13 @@ class Gateway:
     # ------------------------------------------------------------ looking
 
     async def _count(self, request: Request) -> Response:
+        key = None
         try:
             key = self._who(request)
             await self.rates.admit(key)
             tokens, counted = await count(await _body(request, self.bodies), self._policies_of(key))
         except Refused as problem:
-            self._refuse(problem)
+            self._refuse(problem, key)
             return _no(Messages(), problem)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -308,7 +311,7 @@ class Gateway:
                 raise Refused(404, "not_found", f"there is no trail of that id; the last {MOST_TRAILS} are kept, each for the key that asked")
         except Refused as problem:
             return _no(Chat(), problem)
-        return Response(line, media_type="application/json")
+        return Response(line + b"\n", media_type="application/json")  # appended to a file it is a row for `cascade explain` and `report`
 
     async def _metrics(self, request: Request) -> Response:
         try:

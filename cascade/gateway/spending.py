@@ -139,6 +139,9 @@ def _told(short: Short, worst: Decimal) -> NotPaid:
         again = NotPaid(429, short.limit.kind, f"{has}: try again when those in flight have ended", retry=True)
         again.headers = {"retry-after": "1"}
         return again
+    if worst > most:
+        return NotPaid(402, short.limit.kind, f"{has}, which is more than all of it: allow more, or let the policy's max_tokens or "
+                                              "budget.per_request be less")
     ends = short.limit.ends
     when = f"; it begins anew on {ends:%Y-%m-%d at %H:%M} UTC" if ends else ""
     return NotPaid(402, short.limit.kind, has + when)

@@ -121,11 +121,12 @@ def ended(outcome: Outcome) -> Refused | None:
 
 
 def fields(body: Mapping[str, Json], known: Iterable[str], ignored: Iterable[str]) -> None:
-    """Refuse what would be silently without effect: what is neither `known` nor among the sampling parameters, which are the policy's."""
+    """Refuse what would be silently without effect: what is neither `known` nor among the sampling parameters, which are the policy's. What is
+    null or false asks for nothing."""
     allowed = {*known, *ignored}
-    for name in body:
-        if name not in allowed:
-            raise wrong(f"unknown parameter {one_line(name, 80)!r}: how models are asked is the policy's business")
+    for name, value in body.items():
+        if name not in allowed and value is not None and value is not False:
+            raise wrong(f"unknown parameter {one_line(name, 80)!r}: leave it out, how models are asked is the policy's business")
 
 
 def one_of(body: Mapping[str, Json], name: str, kind: type[Any], default: Any = None) -> Any:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
 import orjson
 
-from cascade import prices, tools
+from cascade import prices, projection, tools
 from cascade.errors import BadReply, CascadeError, ConfigurationError, InputError, ProviderError, TimedOut
 from cascade.providers import Capabilities, capabilities, is_own_server, kind, logprobs, missing_key, replies, unsupported
 from cascade.providers.failures import bad_reply, translated
@@ -196,10 +196,13 @@ class SdkAdapter:
     def _planned(self, call: Call) -> Plan:
         params = dict(call.params.json)
         schema = call.schema.json if call.schema else None
-        problem = unsupported(self.provider, call.model, params, schema)
+        problem = unsupported(self.provider, call.model, params)
         if problem:
             raise ConfigurationError(problem)
         takes = capabilities(self.provider, call.model, params)
+        if schema is not None and takes.schema == "strict" and projection.unsupported(schema):
+            # only a caller's can be so: a policy with such a schema is not loaded. The answer is validated at home all the same
+            takes = replace(takes, schema="none" if projection.wrapped(schema) else "object")
         seeded = "seed" in params
         seed = params.pop("seed", 0) if takes.seed else None
         model = call.model.partition("/")[2]

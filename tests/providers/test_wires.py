@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import orjson
 import pytest
 import stub
 from stub import Reply, chat, failure, messages, responses, said
@@ -119,6 +120,29 @@ def test_a_server_that_ignores_schemas_is_told_in_words(server: stub.Stub) -> No
     assert "output_config" not in body
     assert body["system"].startswith("Be brief.")
     assert json.loads(body["system"].splitlines()[-1]) == SCHEMA.json
+
+
+@pytest.mark.parametrize(("schema", "held_to"), [
+    ({"type": "object"}, {"type": "json_object"}),
+    ({"type": "object", "properties": {"tags": {"type": "object", "additionalProperties": {"type": "string"}}}}, {"type": "json_object"}),
+    ({"type": "array", "items": {"type": "object"}}, None),  # JSON mode gives objects only
+])  # fmt: skip
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_strict_server_is_told_in_words_of_a_schema_that_it_could_not_be_held_to(wire: str, schema: Any, held_to: Any, server: stub.Stub) -> None:
+    server.will(SAY[wire]("{}"))
+    assert ask(wire, server, call(Document(schema)), capabilities={"schema": "strict"}).text == "{}"
+    body = server.requests[0].json
+    told = {"chat": body.get("response_format"), "responses": body.get("text", {}).get("format"), "messages": body.get("output_config")}[wire]
+    assert told == (None if wire == "messages" else held_to)
+    assert orjson.dumps(schema).decode() in _spoken(body)
+
+
+def _spoken(body: Any) -> str:
+    """The words of the system message, on any wire."""
+    if isinstance(body.get("system"), str):
+        return str(body["system"])
+    first = (body.get("messages") or body["input"])[0]
+    return str(first["content"])
 
 
 # ---------------------------------------------------------------- in
