@@ -100,7 +100,7 @@ def test_it_says_who_was_asked_and_what_that_cost_against_always_the_last_tier(s
     ask(url, '{"a": 2, "b": 2}', "sums")
     ask(url, '{"a": 3, "b": 3}', "sums")
     said = plain(httpx2.get(f"{url}/").text)
-    assert "requests 2 0 from the cache accepted 100.0 % 2 answers spent $0.000192 all priced" in said
+    assert "requests 2 0 from the cache, or shared accepted 100.0 % 2 answers spent $0.000192 all priced" in said
     assert "saved $0.000128 40 % of always the last tier, estimated; newest 2" in said, "2 × $0.00016 there, $0.000192 here"
     assert "sums: requests by tier tier model asked accepted converted pays from dollars s/request not accepted because " \
            "small p/small 2 1 50.0 % 2.0× $0.0000320" in said
@@ -112,7 +112,7 @@ def test_it_says_who_was_asked_and_what_that_cost_against_always_the_last_tier(s
 def test_an_unknown_price_stays_unknown() -> None:
     seen = Seen([Sum("chat", "accepted", "small", 3, 1, Decimal("0.5"), 2, 3.0, 2.0)], [], {}, {})
     said = plain(page.sections(seen, Viewer(None))["numbers"])
-    assert "requests 3 1 from the cache" in said
+    assert "requests 3 1 from the cache, or shared" in said
     assert "spent unknown 2 requests have no price; the others $0.500" in said
     assert "saved unknown nothing was asked yet" in said
     assert "latency, p50 unknown" in said
@@ -122,7 +122,7 @@ def test_when_old_rows_have_been_dropped_it_says_of_how_many_these_are_the_newes
     row = Row(25_300, 0.0, "x", "chat", "chat@1", "accepted", "small", False, Decimal(0), 0.25, None, 1, None, None)
     seen = Seen([Sum("chat", "accepted", "small", 10_000, 0, Decimal(0), 0, 1.0, 1.0)], [row], {}, {})
     said = plain(page.sections(seen, Viewer(None))["numbers"])
-    assert said.startswith("In numbers requests 10,000 the newest of 25,300; 0 from the cache")
+    assert said.startswith("In numbers requests 10,000 the newest of 25,300; 0 from the cache, or shared")
     assert "latency, p50 250 ms of the newest 1 latency, p99 250 ms slowest 250 ms" in said
 
 
@@ -240,7 +240,7 @@ def test_a_key_sees_its_own_texts_and_all_numbers(stub: Stub, locked: tuple[str,
     id = ask(url, "secret of a", authorization=f"Bearer {one}").headers["x-cascade-trail-id"]
     mine, theirs = (httpx2.get(f"{url}/", headers={"authorization": basic(key)}).text for key in (one, two))
     assert (id in mine, id in theirs) == (True, False)
-    assert "requests 1 0 from the cache" in plain(theirs)
+    assert "requests 1 0 from the cache, or shared" in plain(theirs)
     assert ("Those of your key, team-b." in plain(theirs), "team-a" in plain(theirs)) == (True, False)
     assert "not for others" in read(url, id, authorization=basic(one)).text
     assert read(url, id, authorization=basic(two)).status_code == 404

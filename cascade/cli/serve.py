@@ -27,7 +27,7 @@ def serve(
                        help="Print a fresh key and its line for the keys file, and stop.")] = None,
     state: Annotated[str, typer.Option("--state", metavar="DIR", help="Where requests, trails, spending and idempotency records are kept.")]
     = "~/.cache/cascade/gateway",
-    trails: Annotated[bool, typer.Option("--trails/--no-trails", help="Keep the newest 1,000 trails; they hold prompts and answers.")] = True,
+    trails: Annotated[bool, typer.Option("--trails/--no-trails", help="Keep the newest 1,000 trails; they hold what models said.")] = True,
     log: Annotated[bool, typer.Option("--log/--no-log", help="A JSON line for each request on stderr; no text of prompts and answers.")] = True,
     drain: Annotated[int, typer.Option("--drain", metavar="SECONDS", min=0, help="How long requests in flight may go on at the end.")] = 30,
     notice: Annotated[int, typer.Option("--notice", metavar="SECONDS", min=0,

@@ -104,7 +104,7 @@ def _tiles(seen: Seen) -> list[tuple[str, str, str]]:
     ever, cached = seen.rows[0].n if seen.rows else 0, sum(one.cached for one in seen.sums)
     waited = sorted(row.seconds for row in seen.rows)
     return [
-        ("requests", f"{requests:,}", (f"the newest of {ever:,}; " if ever > requests else "") + f"{cached:,} from the cache"),
+        ("requests", f"{requests:,}", (f"the newest of {ever:,}; " if ever > requests else "") + f"{cached:,} from the cache, or shared"),
         ("accepted", text.percent(accepted / requests if requests else None), f"{accepted:,} answers"),
         ("spent", "unknown" if unpriced else text.money(known),
          f"{unpriced:,} requests have no price; the others {text.money(known)}" if unpriced else "all priced"),

@@ -66,7 +66,7 @@ class Sum:
 
 
 class Rows:
-    """The requests of all workers. `trails` False: no trail is kept, they hold prompts and answers."""
+    """The requests of all workers. `trails` False: no trail is kept, they hold what models said."""
 
     def __init__(self, state: State, trails: bool = True) -> None:
         self._state, self._trails = state, trails
