@@ -244,6 +244,9 @@ WRONG: list[tuple[list[tuple[str, str]], dict[str, Any], str | None]] = [
     ([("weather", "{")], {}, "the arguments of weather are no JSON object"),
     ([("weather", "[]")], {}, "the arguments of weather are no JSON object"),
     ([("rm", "{}")], {}, "there is no tool 'rm'; there are: weather, clock"),
+    ([("rm", "{}"), ("rm", "[]"), ("ls", "{}")], {}, "there is no tool 'rm', 'ls'; there are: weather, clock"),
+    ([BARE] * 128, {}, None),
+    ([BARE] * 129, {}, "129 tools are called at a time; at most 128 may be"),
     ([], {"tool_choice": "required"}, "no tool is called, and one has to be"),
     ([BARE], {"tool_choice": "none"}, "a tool is called, and none was to be"),
     ([BARE], NAMED, "the tool weather has to be called, and no other"),
@@ -252,7 +255,7 @@ WRONG: list[tuple[list[tuple[str, str]], dict[str, Any], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("calls", "offered", "wrong"), WRONG, ids=[f"{calls} {offered}" for calls, offered, _ in WRONG])
+@pytest.mark.parametrize(("calls", "offered", "wrong"), WRONG, ids=[f"{len(calls)} {calls[:3]} {offered}" for calls, offered, _ in WRONG])
 def test_calls_have_to_be_what_was_offered(calls: list[tuple[str, str]], offered: dict[str, Any], wrong: str | None) -> None:
     found = looked(calls, **offered)
     assert (found.score, found.reason) == (0.0 if wrong else 1.0, wrong)
@@ -288,6 +291,15 @@ class Models:
 
 def cascade(models: Any, text: str = POLICY, backend: str = "off") -> Cascade:
     return Cascade(load_text(text, "chat.yaml"), ask=models, cache=CacheSettings(backend=backend))
+
+
+def test_a_tier_that_is_asked_for_a_part_may_call_a_tool() -> None:
+    numbers = "{type: object, properties: {a: {type: integer}, b: {type: integer}, c: {type: integer}}, required: [a, b, c]}"
+    text = f"{POLICY.replace(', repair: 1', '').replace('p/big}', 'p/big, escalate: partial}')}schema: {numbers}\n"
+    models = Models(small=['{"a": 1, "b": 2, "c": "x"}'], big=[[OSLO]])
+    outcome = cascade(models, text).run(ASKED)
+    assert "c" in models.calls[1].schema.json["properties"]  # type: ignore[union-attr]
+    assert (outcome.status, outcome.tier, outcome.output) == ("accepted", "big", {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]})
 
 
 def test_wrong_calls_are_repaired_then_climb_and_the_story_tells_it() -> None:

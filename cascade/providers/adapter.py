@@ -118,9 +118,14 @@ class SdkAdapter:
                 content = await (self._post(client, body, call.model) if heard is None else self._listen(client, body, call.model, heard))
         except TimeoutError as error:
             raise TimedOut(f"{call.model}: no answer within {call.timeout:g} s") from error
-        whole = heard is None or content[:1] == b"{"  # some servers do not stream, whatever they are told
-        reply = replies.load(content, call.model) if whole or heard is None else heard.reply()
-        return self.answer(call, reply, time.perf_counter() - started)
+        whole = heard is None or content.lstrip()[:1] in (b"{", b"<")  # some servers do not stream, whatever they are told
+        reply = replies.load(content, call.model) if whole or heard is None else heard.reply(content)
+        answer = self.answer(call, reply, time.perf_counter() - started)
+        if heard is not None and heard.told and answer.finish in ("stop", "length") and answer.text != heard.told:
+            lied = bad_reply(call.model, "the stream ends with another text than it told")
+            lied.cost_usd = answer.cost_usd
+            raise lied
+        return answer
 
     def _listening(self, call: Call) -> Listening | None:
         """What hears the answer as it comes, where somebody wants that and it can be had: the clouds' clients pack their streams."""
@@ -137,7 +142,7 @@ class SdkAdapter:
         except ProviderError as error:
             if not heard.told:
                 raise
-            broken = bad_reply(where, f"the stream broke off after {heard.told} characters: {error}")
+            broken = bad_reply(where, f"the stream broke off after {len(heard.told)} characters: {error}")
             broken.billed = True
             raise broken from error
         finally:

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from cascade.types import Ask, Call, Case, Document, Json, Verdict
 from cascade.verifiers import Spec
 from cascade.verifiers._text import one_line
-from cascade.verifiers.schema import SchemaVerifier, check_schema
+from cascade.verifiers.schema import MAX_ERRORS, SchemaVerifier, check_schema
 
 MOST = 1024
 """So many tools are kept compiled."""
+MOST_CALLS = 128
+"""Calls of one answer: more are looked at by nobody, and a loop of a model's."""
 FITS = Verdict(1.0)
 
 
@@ -43,18 +45,21 @@ class ToolsVerifier:
         if case.call.tools is None:
             return FITS
         calls = case.value["tool_calls"] if case.finish == "tool_calls" else []
+        if len(calls) > MOST_CALLS:
+            return Verdict(0.0, f"{len(calls)} tools are called at a time; at most {MOST_CALLS} may be")
         wrong = _unlike(case.call.tools.json, [call["name"] for call in calls])
-        parameters = {tool["name"]: tool["parameters"] for tool in case.call.tools.json["tools"]}
+        named = {call["name"] for call in calls}
+        verifiers = {tool["name"]: self._verifier(tool["parameters"]) for tool in case.call.tools.json["tools"] if tool["name"] in named}
         for call in calls:
-            if call["name"] in parameters:
-                wrong += await self._arguments(call, parameters[call["name"]], case, ask)
+            if call["name"] in verifiers and len(wrong) < MAX_ERRORS:
+                wrong += await self._arguments(call, verifiers[call["name"]], case, ask)
         return Verdict(0.0, one_line("; ".join(wrong), 900)) if wrong else FITS
 
-    async def _arguments(self, call: Mapping[str, Json], schema: Json, case: Case, ask: Ask) -> list[str]:
-        name, arguments = call["name"], call["arguments"]
+    async def _arguments(self, call: Mapping[str, Json], verifier: SchemaVerifier, case: Case, ask: Ask) -> list[str]:
+        name, arguments = one_line(call["name"], 80), call["arguments"]
         if not isinstance(arguments, dict):
             return [f"the arguments of {name} are no JSON object"]
-        verdict = await self._verifier(schema)(replace(case, value=arguments, problem=None), ask)
+        verdict = await verifier(replace(case, value=arguments, problem=None), ask)
         return [] if verdict.score == 1.0 else [f"the arguments of {name}: {verdict.reason}"]
 
     def _verifier(self, schema: Json) -> SchemaVerifier:
@@ -70,7 +75,8 @@ class ToolsVerifier:
 def _unlike(offered: Mapping[str, Json], called: list[str]) -> list[str]:
     """How the calls are not what was asked for, whatever their arguments are."""
     names, choice = [tool["name"] for tool in offered["tools"]], offered["choice"]
-    wrong = [f"there is no tool {name!r}; there are: {', '.join(names)}" for name in called if name not in names]
+    unknown = [repr(name[:80]) for name in dict.fromkeys(called) if name not in names][:MAX_ERRORS]
+    wrong = [f"there is no tool {', '.join(unknown)}; there are: {one_line(', '.join(names), 600)}"] if unknown else []
     if choice == "required" and not called:
         wrong.append("no tool is called, and one has to be")
     if choice == "none" and called:
