@@ -188,8 +188,10 @@ def _block(part: Part) -> dict[str, Json]:
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.arguments)}
     if isinstance(part, ToolResult):
         return {"type": "tool_result", "tool_use_id": part.id, "content": [_block(one) for one in part.content], "is_error": part.error}
+    if not part.url.startswith("data:"):
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
     kind, _, data = part.url.removeprefix("data:").partition(";base64,")
-    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data} if data else {"type": "url", "url": part.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}
 
 
 def _input(arguments: str) -> Json:
