@@ -63,6 +63,8 @@ ZERO = Decimal(0)
 RETRIES_OF_GATES = 2
 ROLE_BYTES = 16
 """No fewer than the tokens of a message's role and frame."""
+TOOLS_TOKENS = 1_000
+"""More than what providers add on their own where there are tools (Anthropic up to some 800 tokens of instructions)."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
 
@@ -603,7 +605,8 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(m.size + ROLE_BYTES for m in call.messages) + sum(len(orjson.dumps(one.json)) for one in (call.schema, call.tools) if one)
+        size = sum(m.size + ROLE_BYTES for m in call.messages) + _tools_bytes(call.tools)
+        size += len(orjson.dumps(call.schema.json)) if call.schema else 0
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)
@@ -717,8 +720,11 @@ def _canonical(inputs: Mapping[str, Json]) -> bytes:
 
 def _prompt_bytes(policy: Policy, inputs: Mapping[str, Json]) -> int:
     """No fewer than the tokens of the prompt, with the tools that a caller brings."""
-    offered = compose.offered(policy, inputs)
-    return sum(m.size + ROLE_BYTES for m in compose.prompt(policy, inputs)) + (len(orjson.dumps(offered.json)) if offered else 0)
+    return sum(m.size + ROLE_BYTES for m in compose.prompt(policy, inputs)) + _tools_bytes(compose.offered(policy, inputs))
+
+
+def _tools_bytes(offered: Document | None) -> int:
+    return len(orjson.dumps(offered.json)) + TOOLS_TOKENS if offered else 0
 
 
 def _at_no_cost(outcome: Outcome[Json], id: str | None) -> Outcome[Json]:

@@ -415,12 +415,30 @@ def test_a_picture_costs_no_more_than_a_picture_in_the_worst_case() -> None:
     assert cascade(Models(small=["a cat"]), text).run({"messages": big}).status == "accepted"
 
 
+def test_what_providers_add_for_tools_is_in_the_worst_case() -> None:
+    text = POLICY.replace("tiers:", "budget: {per_request: 0.0022}\ntiers:")  # small takes at most 1,024 tokens of answer at $1 a million
+    assert cascade(Models(small=["It rains."]), text).run({"messages": ASKED["messages"]}).status == "accepted"
+    models = Models(small=["It rains."])
+    outcome = cascade(models, text).run(ASKED)
+    assert (outcome.status, (outcome.error or "").partition(":")[0], models.calls) == ("failed", "budget", [])
+
+
 def test_tools_whose_parameters_are_no_schema_are_refused_before_anything_is_asked() -> None:
     models = Models()
     wrong = [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://evil.example/x"}}}]
     with pytest.raises(InputError, match=r"tools\[0\].function.parameters: .*nothing is fetched"):
         cascade(models).run({**ASKED, "tools": wrong})
     assert models.calls == []
+
+
+def test_tools_whose_patterns_would_hold_up_everything_are_refused() -> None:
+    def tool(n: int, patterns: int) -> dict[str, Any]:
+        properties = {f"p{i}": {"type": "string", "pattern": f"^[\\w\\p{{L}}]{{1,{50 + i % 40}}}x{n}$"} for i in range(patterns)}
+        return {"type": "function", "function": {"name": f"t{n}", "parameters": {"type": "object", "properties": properties}}}
+
+    for offered, says in (([tool(0, 2000)], r"tools\[0\].function.parameters: .*patterns take too long"), ([tool(i, 8) for i in range(512)], "tools: their")):
+        with pytest.raises(InputError, match=says):
+            cascade(Models()).run({**ASKED, "tools": offered})
 
 
 def test_what_calibrate_learns_from_has_no_tools() -> None:

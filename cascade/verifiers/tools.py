@@ -5,6 +5,7 @@ It is put before a tier's other gates where a request brings tools; a policy may
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,8 @@ MOST = 1024
 """So many tools are kept compiled."""
 MOST_CALLS = 128
 """Calls of one answer: more are looked at by nobody, and a loop of a model's."""
+MAX_SECONDS = 2.0
+"""CPU time that the tools of a request may take to be checked; eight megabytes of plain ones take 0.8."""
 FITS = Verdict(1.0)
 
 
@@ -91,8 +94,13 @@ def _unlike(offered: Mapping[str, Json], called: list[str]) -> list[str]:
 @lru_cache(maxsize=256)
 def problem(offered: Document) -> str | None:
     """Why these tools cannot be offered, if one's parameters are no JSON Schema, refer to others or cannot be checked."""
-    checked = ((i, check_schema(tool["parameters"])) for i, tool in enumerate(offered.json["tools"]))
-    return next((f"tools[{i}].function.parameters: {problems[0]}" for i, problems in checked if problems), None)
+    started = time.thread_time()
+    for i, tool in enumerate(offered.json["tools"]):
+        if problems := check_schema(tool["parameters"]):
+            return f"tools[{i}].function.parameters: {problems[0]}"
+        if time.thread_time() - started > MAX_SECONDS:
+            return "tools: their parameters take too long to be checked: make them fewer, or simpler"
+    return None
 
 
 SPEC = Spec("tools", Options, lambda options, schema, compare: ToolsVerifier(), repairable=True)
