@@ -67,6 +67,8 @@ TOOLS_TOKENS = 1_000
 """More than what providers add on their own where there are tools (Anthropic up to some 800 tokens of instructions)."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
+LARGEST_SCHEMA = 64 * 1024
+"""Bytes of one that is."""
 
 
 class Cascade:
@@ -292,10 +294,12 @@ class Cascade:
             raise InputError(f"the schema of the request: {err}") from err
         found = self._callers.get(key)
         if found is None:
-            made = _Rungs(with_schema(policy, schema))
+            found = _Rungs(with_schema(policy, schema))
+            if len(orjson.dumps(schema)) > LARGEST_SCHEMA:
+                return found
             while len(self._callers) >= MOST_SCHEMAS:
                 del self._callers[next(iter(self._callers))]
-            found = self._callers[key] = made
+            self._callers[key] = found
         return found
 
     async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, request: _Request) -> Outcome[Json]:

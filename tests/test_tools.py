@@ -441,6 +441,17 @@ def test_tools_whose_patterns_would_hold_up_everything_are_refused() -> None:
             cascade(Models()).run({**ASKED, "tools": offered})
 
 
+def test_what_is_kept_of_a_callers_tools_and_schemas_is_not_large() -> None:
+    large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 100_000}}}
+    models, asked = Models(small=[[("big", "{}")], "{}"]), {**ASKED, "tools": [{"type": "function", "function": {"name": "big", "parameters": large}}]}
+    made = cascade(models, f"{POLICY}caller_schema: true\n")
+    assert made.run(asked).status == made.run({"messages": ASKED["messages"]}, schema=large).status == "accepted"
+    one = adapter("chat")
+    assert b"x" * 100_000 in one.body(models.calls[0])
+    verifier: Any = made._rungs.tooled.verifiers["small", "tools"]
+    assert (one._plans, made._callers, verifier._known) == ({}, {}, {})
+
+
 def test_what_calibrate_learns_from_has_no_tools() -> None:
     with pytest.raises(InputError, match="requests with tools are not recorded"):
         cascade(Models()).record(ASKED)

@@ -23,6 +23,8 @@ from cascade.providers.live import Listening, Streamed, listener
 from cascade.types import NOTHING, Answer, Call, FinishReason, Json, Message, Provider, Usage
 
 _MOST_PLANS = 512
+_MOST_KEPT = 64 * 1024
+"""Bytes of a plan that is kept: schemas and tools of callers may have megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +195,11 @@ class SdkAdapter:
         key = (call.model, call.params.digest, call.schema.digest if call.schema else None, call.tools.digest if call.tools else None)
         plan = self._plans.get(key)
         if plan is None:
+            plan = self._planned(call)
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[key] = self._planned(call)
+            if len(plan.tail) <= _MOST_KEPT:
+                self._plans[key] = plan
         return plan
 
     def _planned(self, call: Call) -> Plan:

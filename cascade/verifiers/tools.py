@@ -5,12 +5,13 @@ It is put before a tier's other gates where a request brings tools; a policy may
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from cascade.types import Ask, Call, Case, Document, Json, Verdict
@@ -20,6 +21,8 @@ from cascade.verifiers.schema import MAX_ERRORS, SchemaVerifier, check_schema
 
 MOST = 1024
 """So many tools are kept compiled."""
+LARGEST = 32 * 1024
+"""Bytes of the parameters of one that is."""
 MOST_CALLS = 128
 """Calls of one answer: more are looked at by nobody, and a loop of a model's."""
 MAX_SECONDS = 2.0
@@ -66,10 +69,13 @@ class ToolsVerifier:
         return [] if verdict.score == 1.0 else [f"the arguments of {name}: {verdict.reason}"]
 
     def _verifier(self, schema: Json) -> SchemaVerifier:
-        key = Document(schema).digest
+        text = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
+        key = hashlib.sha256(text).hexdigest()
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = SchemaVerifier(schema)
+            found = SchemaVerifier(schema)
+            if len(text) <= LARGEST:
+                self._known[key] = found
             if len(self._known) > MOST:
                 self._known.popitem(last=False)
         return found
@@ -91,9 +97,20 @@ def _unlike(offered: Mapping[str, Json], called: list[str]) -> list[str]:
     return wrong
 
 
-@lru_cache(maxsize=256)
+_problems: OrderedDict[str, str | None] = OrderedDict()
+
+
 def problem(offered: Document) -> str | None:
-    """Why these tools cannot be offered, if one's parameters are no JSON Schema, refer to others or cannot be checked."""
+    """Why these tools cannot be offered, if one's parameters are no JSON Schema, refer to others or cannot be checked. Remembered by the
+    digest alone: the tools themselves may have megabytes."""
+    if offered.digest not in _problems:
+        _problems[offered.digest] = _problem(offered)
+        if len(_problems) > MOST:
+            _problems.popitem(last=False)
+    return _problems[offered.digest]
+
+
+def _problem(offered: Document) -> str | None:
     started = time.thread_time()
     for i, tool in enumerate(offered.json["tools"]):
         if problems := check_schema(tool["parameters"]):
