@@ -113,6 +113,14 @@ def test_a_stream_that_ends_not_accepted_is_given_again_as_it_was_sent(serving: 
     assert (first.status_code, b"not_accepted" in first.content, again.headers["idempotent-replayed"]) == (200, True, "true")
 
 
+def test_a_stream_that_fails_by_our_own_fault_says_so_and_is_not_kept(serving: Serving) -> None:
+    serving.models.said = {"small": KeyError("ours")}
+    said = post(serving, "fault", stream=True).content
+    assert (b'"code":"internal"' in said, b"ours" in said) == (True, False)
+    serving.models.said = {"small": "four"}
+    assert b"four" in post(serving, "fault", stream=True).content
+
+
 @pytest.mark.parametrize("name", ["", "x" * 256, "a\x7fb"])
 def test_a_name_that_is_none_is_refused(serving: Serving, name: str) -> None:
     assert post(serving, name).status_code == 400

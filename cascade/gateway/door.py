@@ -44,5 +44,10 @@ async def _unrouted(request: Request, err: Exception) -> Response:
     return no(shape_of(request.url.path), problem, err.headers)
 
 
+def fault() -> Refused:
+    """The error of a request that failed by our own fault."""
+    return Refused(500, "internal", "the gateway failed at this request; its log says why")
+
+
 async def _fault(request: Request, err: Exception) -> Response:
-    return no(shape_of(request.url.path), Refused(500, "internal", "the gateway failed at this request; its log says why"))
+    return no(shape_of(request.url.path), fault())
