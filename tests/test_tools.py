@@ -441,6 +441,20 @@ def test_tools_whose_patterns_would_hold_up_everything_are_refused() -> None:
             cascade(Models()).run({**ASKED, "tools": offered})
 
 
+@pytest.mark.parametrize("brought", ["tools", "schema"])
+def test_enums_that_would_hold_up_everything_are_refused(brought: str) -> None:
+    def run(size: int) -> str:
+        large = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": list(range(size))}}}}
+        made = cascade(Models(small=["{}"]), f"{POLICY}caller_schema: true\n")
+        if brought == "schema":
+            return made.run({"messages": ASKED["messages"]}, schema=large).status
+        return made.run({**ASKED, "tools": [{"type": "function", "function": {"name": "f", "parameters": large}}]}).status
+
+    assert run(20_000) == "accepted"
+    with pytest.raises(InputError, match="its enums have more than 20000 values"):
+        run(20_001)
+
+
 def test_what_is_kept_of_a_callers_tools_and_schemas_is_not_large() -> None:
     large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 100_000}}}
     models, asked = Models(small=[[("big", "{}")], "{}"]), {**ASKED, "tools": [{"type": "function", "function": {"name": "big", "parameters": large}}]}

@@ -24,6 +24,8 @@ from cascade.verifiers._text import one_line
 
 MAX_PATTERN_SECONDS = 0.25
 """CPU time that a schema's patterns may take to be compiled: a few thousand of the dearest would hold up everything for minutes."""
+MAX_CALLERS_ENUM = 20_000
+"""Values of all enums of a caller's schema: each item of an answer may be held against each, 200,000 by 400 of them take 12 s."""
 MAX_ERRORS = 5
 """Errors named in a reason, and problems named of a schema."""
 
@@ -102,6 +104,14 @@ def check_schema(schema: Json) -> list[str]:
     except (ValueError, TypeError) as err:  # a bad pattern, a $ref to nothing
         return [_first_line(err)]
     return [f"its references multiply to more than {MAX_EXPANSION} subschemas"] if expansion(schema) > MAX_EXPANSION else []
+
+
+def check_callers_schema(schema: Json) -> list[str]:
+    """As `check_schema`, for one that came with a request."""
+    problems = check_schema(schema)
+    if not problems and sum(len(inner.get("enum", ())) for _, _, inner in walk(schema)) > MAX_CALLERS_ENUM:
+        return [f"its enums have more than {MAX_CALLERS_ENUM} values"]
+    return problems
 
 
 def _patterns_take_too_long(schema: Json) -> bool:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from cascade.types import Ask, Call, Case, Document, Json, Verdict
 from cascade.verifiers import Spec
 from cascade.verifiers._text import one_line
-from cascade.verifiers.schema import MAX_ERRORS, SchemaVerifier, check_schema
+from cascade.verifiers.schema import MAX_ERRORS, SchemaVerifier, check_callers_schema
 
 MOST = 1024
 """So many tools are kept compiled."""
@@ -113,7 +113,7 @@ def problem(offered: Document) -> str | None:
 def _problem(offered: Document) -> str | None:
     started = time.thread_time()
     for i, tool in enumerate(offered.json["tools"]):
-        if problems := check_schema(tool["parameters"]):
+        if problems := check_callers_schema(tool["parameters"]):
             return f"tools[{i}].function.parameters: {problems[0]}"
         if time.thread_time() - started > MAX_SECONDS:
             return "tools: their parameters take too long to be checked: make them fewer, or simpler"
