@@ -65,6 +65,8 @@ ROLE_BYTES = 16
 """No fewer than the tokens of a message's role and frame."""
 MOST_SCHEMAS = 256
 """So many schemas of callers are kept compiled."""
+LARGEST_SCHEMA = 64 * 1024
+"""Bytes of one that is."""
 
 
 class Cascade:
@@ -289,10 +291,12 @@ class Cascade:
             raise InputError(f"the schema of the request: {err}") from err
         found = self._callers.get(key)
         if found is None:
-            made = _Rungs(with_schema(policy, schema))
+            found = _Rungs(with_schema(policy, schema))
+            if len(orjson.dumps(schema)) > LARGEST_SCHEMA:
+                return found
             while len(self._callers) >= MOST_SCHEMAS:
                 del self._callers[next(iter(self._callers))]
-            found = self._callers[key] = made
+            self._callers[key] = found
         return found
 
     async def _answer_once(self, wiring: _Wiring, rungs: _Rungs, key: str, request: _Request) -> Outcome[Json]:
@@ -602,7 +606,8 @@ class _Wiring:
         unit = prices.unit_prices(call.model, self.policy.pricing, kind(provider.kind).prices)
         if unit is None:
             return None
-        size = sum(m.size + ROLE_BYTES for m in call.messages) + sum(len(orjson.dumps(one.json)) for one in (call.schema, call.tools) if one)
+        size = sum(m.size + ROLE_BYTES for m in call.messages) + tools.size(call.tools)
+        size += len(orjson.dumps(call.schema.json)) if call.schema else 0
         if questions := call.params.json.get("questions"):  # of a decision, which are read like the prompt
             size += len(orjson.dumps(questions))
         at = unit.at(size)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import orjson
 
 from cascade import partial, shipped, tools
-from cascade.conversation import added, turns
+from cascade.conversation import added, call_id, tool_name, turns
 from cascade.decide import answered, calls_tools, verdicts
 from cascade.errors import InputError
 from cascade.prompts import render
@@ -33,8 +33,7 @@ def offered(policy: Policy, inputs: Mapping[str, Json]) -> Document | None:
 
 def size(policy: Policy, inputs: Mapping[str, Json], frame: int = 0) -> int:
     """Bytes of the prompt, with the tools that come with it, and `frame` more for each message. Raises InputError, TemplateError."""
-    brought = offered(policy, inputs)
-    return sum(message.size + frame for message in prompt(policy, inputs)) + (len(orjson.dumps(brought.json)) if brought else 0)
+    return sum(message.size + frame for message in prompt(policy, inputs)) + tools.size(offered(policy, inputs))
 
 
 def _given(inputs: Mapping[str, Json]) -> tuple[Message, ...]:
@@ -84,9 +83,14 @@ def repaired(messages: tuple[Message, ...], trail: Sequence[Event]) -> tuple[Mes
 def _uncalled(text: str, note: str) -> tuple[Message, Message]:
     """The draft that calls tools, and for each call the result that it was not made, the first one with the note on why."""
     calls, said = tools.called(text)
-    made = [ToolCall(f"draft_{i}", call["name"], orjson.dumps(call["arguments"]).decode()) for i, call in enumerate(calls)]
+    made = [ToolCall(call_id(i, "draft"), tool_name(call["name"]), _object(call["arguments"])) for i, call in enumerate(calls)]
     results = [ToolResult(call.id, (Text(note if i == 0 else "This was not called either."),), True) for i, call in enumerate(made)]
     return Message("assistant", (*((Text(said),) if said else ()), *made)), Message("user", tuple(results))
+
+
+def _object(arguments: Json) -> str:
+    """The arguments of a call as the JSON object that every server can read."""
+    return orjson.dumps(arguments if isinstance(arguments, dict) else {"arguments": arguments}).decode()
 
 
 def complaints(trail: Sequence[Event], at: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cascade.errors import InputError
 from cascade.types import Image, Json, Message, Part, Text, ToolCall, ToolResult
@@ -13,15 +14,17 @@ KEYS: Mapping[str, frozenset[str]] = {
     "assistant": frozenset({"role", "content", "tool_calls"}), "tool": frozenset({"role", "content", "tool_call_id", "is_error"}),
 }  # fmt: skip
 """What a message of each role has; `is_error` is ours, since Anthropic's wire has it."""
-PICTURE = re.compile(r"https://|data:image/(png|jpeg|gif|webp);base64,")
+PICTURE = re.compile(r"https://|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]")
 
 
 def turns(given: Json) -> tuple[Message, ...]:
-    """The turns of a list of messages. Raises InputError where they are no conversation that waits for an answer."""
+    """The turns of a list of messages. Calls of tools are numbered anew: what one provider takes for an id another refuses, and a long one
+    would be paid for. Raises InputError where they are no conversation that waits for an answer."""
     if not isinstance(given, list) or not given:
         raise InputError("messages: must be a list of {role, content}")
     found: list[Message] = []
-    waiting: set[str] = set()
+    waiting: dict[str, str] = {}
+    calls = 0
     for i, message in enumerate(given):
         where = f"messages[{i}]"
         role = message.get("role") if isinstance(message, Mapping) else None
@@ -30,17 +33,37 @@ def turns(given: Json) -> tuple[Message, ...]:
         if more := set(message) - KEYS[role]:
             raise InputError(f"{where}: a message of {role} has {', '.join(sorted(KEYS[role]))}, not {', '.join(sorted(more))}")
         if role == "tool":
-            if message.get("tool_call_id") not in waiting:
+            if not isinstance(message.get("tool_call_id"), str) or message["tool_call_id"] not in waiting:
                 raise InputError(f"{where}.tool_call_id: no call of a tool with this id waits for its result")
-            waiting.remove(message["tool_call_id"])
+            message = {**message, "tool_call_id": waiting.pop(message["tool_call_id"])}
         elif waiting:
-            raise InputError(f"{where}: the tool call {sorted(waiting)[0]} has no result yet, a message of role tool")
+            raise InputError(f"{where}: the tool call {sorted(waiting)[0][:80]!r} has no result yet, a message of role tool")
         turn = _turn(role, message, where)
-        waiting |= {part.id for part in turn.content if isinstance(part, ToolCall)}
+        made = [part for part in turn.content if isinstance(part, ToolCall)]
+        if made:
+            ids = {part.id: call_id(calls + n) for n, part in enumerate(made)}
+            if len(ids) < len(made):
+                raise InputError(f"{where}.tool_calls: two have the same id")
+            turn, waiting, calls = _renamed(turn, ids), ids, calls + len(made)
         found.append(turn)
     if found[-1].role != "user":
         raise InputError(f"messages[{len(found) - 1}].role: the last message is the user's, or what a tool gave")
     return tuple(found)
+
+
+def call_id(n: int, word: str = "call") -> str:
+    """The id of the nth call of a conversation, such as every provider takes: Mistral wants nine letters and digits."""
+    return f"{word}{n:0{9 - len(word)}}"
+
+
+def tool_name(name: str) -> str:
+    """A name that somebody called a tool by, such as every provider takes in what was said before."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name[:128]) or "_"
+
+
+def _renamed(turn: Message, ids: Mapping[str, str]) -> Message:
+    assert not isinstance(turn.content, str), "a turn with calls has parts"
+    return Message(turn.role, tuple(replace(part, id=ids[part.id]) if isinstance(part, ToolCall) else part for part in turn.content))
 
 
 def added(messages: tuple[Message, ...], note: str) -> tuple[Message, ...]:
@@ -100,5 +123,5 @@ def _calls(given: Json, where: str) -> list[Part]:
         told = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(told, Mapping) or not all(isinstance(text, str) for text in (call.get("id"), told.get("name"), told.get("arguments"))):
             raise InputError(f"{where}[{i}]: must be {{id, type: function, function: {{name, arguments as JSON text}}}}")
-        found.append(ToolCall(call["id"], told["name"], told["arguments"]))
+        found.append(ToolCall(call["id"], tool_name(told["name"]), told["arguments"]))
     return found

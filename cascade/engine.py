@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from cascade import compose, signals
 from cascade.budget import Budget, Purse
-from cascade.decide import answered, decide, latest, partial_tier, spent, unpriced, verdicts
+from cascade.decide import answered, calls_tools, decide, latest, partial_tier, spent, unpriced, verdicts
 from cascade.errors import BudgetExceeded, ConfigurationError, ProviderError
 from cascade.explore import explore
 from cascade.extract import Extracted
@@ -297,11 +297,12 @@ class _Climb:
         self.case = None
         known = self.heard.get(call)
         if known is not None:
-            self.trail.append(Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
-                                    signals=known.signals, part=part))
+            asked = Tried(tier.name, call.model, known.text, known.finish, known.usage, ZERO, 0.0, call.sample, None, repair, True,
+                          signals=known.signals)  # fmt: skip
+            self.trail.append(_of_part(asked, part))
             return
         event, result = await self._ask(call, tier, None, repair)
-        self.trail.append(replace(event, part=part) if part and isinstance(event, Tried) else event)
+        self.trail.append(_of_part(event, part) if isinstance(event, Tried) else event)
         if isinstance(result, Answer):
             self.heard[call] = result  # a gate above that wants this model's vote has it
 
@@ -412,6 +413,11 @@ class _Climb:
         tried = self.trail[at]
         assert isinstance(tried, Tried)
         return replace(case, signals=signals.gather(tried, case.notes, self.size, verdicts(self.trail, at)), enough=enough)
+
+
+def _of_part(answer: Tried, part: tuple[str, ...]) -> Tried:
+    """The answer to these fields alone; calls of tools are a step of their own, whatever was asked for."""
+    return answer if calls_tools(answer) or not part else replace(answer, part=part)
 
 
 def _why(finish: Finish, trail: Sequence[Event]) -> str:

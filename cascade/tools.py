@@ -6,6 +6,7 @@ compared, judged and served is its `value`, the calls alone. Ids are the wire's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from cascade.types import Document, Json
 
 MOST = 512
 """Tools of one request."""
+NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+"""What every provider takes for a tool's name (OpenAI: up to 64 characters)."""
+TOKENS = 1_000
+"""More than what providers add on their own where there are tools (Anthropic up to some 800 tokens of instructions)."""
 
 
 class Called(NamedTuple):
@@ -88,10 +93,17 @@ def offered(inputs: Mapping[str, Json]) -> Document | None:
         raise InputError(f"tools: {err}") from err
 
 
+def size(offered: Document | None) -> int:
+    """No fewer than the tokens that the tools of a call are."""
+    return len(orjson.dumps(offered.json)) + TOKENS if offered else 0
+
+
 def _tool(given: Json, where: str) -> dict[str, Json]:
     told = given.get("function") if isinstance(given, Mapping) and given.get("type") == "function" else None
     if not isinstance(told, Mapping) or not isinstance(told.get("name"), str) or not told["name"]:
         raise InputError(f"{where}: must be {{type: function, function: {{name, description, parameters}}}}")
+    if NAME.fullmatch(told["name"]) is None:
+        raise InputError(f"{where}.function.name: must be 1 to 128 letters, digits, _ and -")
     parameters = told.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise InputError(f"{where}.function.parameters: must be a JSON Schema")

@@ -329,6 +329,7 @@ def test_a_bucket_is_full_at_first_and_fills_by_the_minute() -> None:
     waits = [(at, _take(db, "a", 2, at)) for at in (0.0, 0.0, 0.0, 15.0, 30.0, 30.0, 10.0, 600.0, 600.0, 600.0)]
     assert waits == [(0.0, 0.0), (0.0, 0.0), (0.0, 30.0), (15.0, 15.0), (30.0, 0.0), (30.0, 30.0), (10.0, 30.0), (600.0, 0.0), (600.0, 0.0), (600.0, 30.0)]
     assert _take(db, "b", 2, 600.0) == 0.0
+    assert [_take(db, "b", 2, at) for at in (600.0, 100.0, 115.0, 130.0)] == [0.0, 30.0, 15.0, 0.0]  # the clock was put back
 
 
 def test_a_key_asks_and_sees_its_own_policies_only(tmp_path: Path) -> None:

@@ -106,6 +106,21 @@ def test_a_stream_that_ends_in_such_an_error_is_not_kept_either(serving: Serving
     assert b"four" in post(serving, "broken", stream=True).content
 
 
+def test_a_stream_that_ends_not_accepted_is_given_again_as_it_was_sent(serving: Serving) -> None:
+    serving.models.said = {"small": "not JSON", "big": "not JSON"}
+    first, again = (post(serving, "streamed 422", stream=True, response_format=FORMAT) for _ in range(2))
+    assert told(again) == told(first)
+    assert (first.status_code, b"not_accepted" in first.content, again.headers["idempotent-replayed"]) == (200, True, "true")
+
+
+def test_a_stream_that_fails_by_our_own_fault_says_so_and_is_not_kept(serving: Serving) -> None:
+    serving.models.said = {"small": KeyError("ours")}
+    said = post(serving, "fault", stream=True).content
+    assert (b'"code":"internal"' in said, b"ours" in said) == (True, False)
+    serving.models.said = {"small": "four"}
+    assert b"four" in post(serving, "fault", stream=True).content
+
+
 @pytest.mark.parametrize("name", ["", "x" * 256, "a\x7fb"])
 def test_a_name_that_is_none_is_refused(serving: Serving, name: str) -> None:
     assert post(serving, name).status_code == 400

@@ -206,3 +206,15 @@ def test_on_a_full_disk_what_is_owed_waits_until_there_is_room(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)], preexec_fn=small, capture_output=True, text=True, timeout=60)
     assert (done.stdout.splitlines(), done.returncode) == (["sqlite3 True", "0 0", "0 1 None"], 0), done.stderr
     assert done.stderr.count("cannot write the gateway's state") == 1
+
+
+def test_a_file_that_is_removed_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    try:
+        assert state.problem is None
+        (tmp_path / "gateway.db").unlink()
+        assert "gateway.db was removed or replaced while it is in use" in (state.problem or "")
+        (tmp_path / "gateway.db").write_bytes(b"")
+        assert state.problem is not None
+    finally:
+        state.close()

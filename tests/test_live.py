@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ def server() -> Iterator[stub.Stub]:
 
 def events(*data: Any, drip: float = 0.0) -> stub.Reply:
     """A stream of these events, with a sign of life among them."""
-    lines = [f"event: {one.get('type', 'x')}\r\ndata: {json.dumps(one)}\r\n\r\n" for one in data]
-    return stub.Reply("".join([": ping\n\n", *lines, "data: [DONE]\n\n"]).encode(), headers={"content-type": "text/event-stream"}, drip=drip)
+    lines = [b"data: %b\r\n\r\n" % one if isinstance(one, bytes) else
+             f"event: {one.get('type', 'x')}\r\ndata: {json.dumps(one)}\r\n\r\n".encode() for one in data]  # fmt: skip
+    return stub.Reply(b"".join([b": ping\n\n", *lines, b"data: [DONE]\n\n"]), headers={"content-type": "text/event-stream"}, drip=drip)
 
 
 def chunk(finish: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -86,6 +88,58 @@ def test_an_answer_is_heard_in_pieces_and_had_whole(server: stub.Stub, wire: str
     assert (answer.text, answer.finish, answer.usage, answer.cost_usd, answer.model) == ("Hello", "stop", Usage(10, 2), Decimal("0.000014"), "m-1")
     assert heard == ["Hel", "lo"]
     assert server.requests[0].json["stream"] is True
+
+
+HEAD, _, HEL, LO, END, STOP = STREAMS["messages"]
+TOOL = {"type": "content_block_start", "index": 2, "content_block": {"type": "tool_use", "id": "x", "name": "rm", "input": {}}}
+CALLS = {"tool_calls": [{"index": 0, "id": "x", "function": {"name": "rm", "arguments": "{}"}}]}
+UNGIVEN, UNREAD, ANOTHER = "the model calls a tool it was not given", "an event of the stream is no JSON", "another text than it told"
+LIES: list[tuple[str, list[Any], list[str], str]] = [
+    ("chat", [chunk(**CALLS), chunk("tool_calls")], [], UNGIVEN),
+    ("chat", [chunk(content="Let me"), chunk(**CALLS), chunk("tool_calls")], ["Let me"], UNGIVEN),
+    ("messages", [HEAD, HEL, LO, TOOL, END, STOP], ["Hel", "lo"], UNGIVEN),
+    ("chat", [chunk(content="Hel"), b'{"choices": [{"delta": {"content": "\xff"}}]}', chunk("stop")], ["Hel"], UNREAD),
+    ("chat", [b'{"choices": [{"delta": {"content": "\\ud83d"}}]}', chunk("stop")], [], UNREAD),
+    ("chat", [chunk(content=7), chunk("stop")], [], "message.content is int, not text"),
+    ("chat", [{"error": {"code": {"a": 1}, "message": "x"}}], [], "the stream ends in an error"),
+    ("responses", [{"type": "response.output_text.delta", "delta": "Bye"}, STREAMS["responses"][-1]], ["Bye"], ANOTHER),
+    ("responses", [*STREAMS["responses"], {"type": "response.completed", "response": {**RESPONSE, "output": [
+        {"type": "message", "content": [{"type": "output_text", "text": "Bye"}]}]}}], ["Hel", "lo"], ANOTHER),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wire", "said", "told", "says"), LIES, ids=[f"{wire}: {says} {told}" for wire, _, told, says in LIES])
+def test_a_stream_that_lies_or_loses_text_is_no_answer(server: stub.Stub, wire: str, said: list[Any], told: list[str], says: str) -> None:
+    server.will(events(*said))
+    error, heard = ask(wire, server)
+    assert (type(error), error.billed, heard) == (BadReply, True, told)  # type: ignore[union-attr]
+    assert says in str(error)
+
+
+ODD: list[tuple[str, list[Any], tuple[str, str, Usage | None]]] = [
+    ("chat", [chunk(content=[{"type": "thinking", "thinking": []}, {"type": "text", "text": "Hi"}]), chunk("stop")], ("Hi", "stop", None)),
+    ("chat", [chunk(content="Hi"), {"choices": [{"index": 1, "delta": {"content": "Ho"}, "finish_reason": "length"}]}, chunk("stop")], ("Hi", "stop", None)),
+    ("messages", [HEAD, {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "Hi"}}, END, STOP], ("Hi", "stop", Usage(10, 2))),
+    ("messages", [HEAD, HEL, {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 9}},
+                  {"type": "message_delta", "delta": {"stop_reason": None}, "usage": None}, STOP], ("Hel", "length", Usage(10, 9))),
+    ("messages", [HEAD, HEL, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, STOP], ("Hel", "stop", None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("wire", "said", "comes_to"), ODD, ids=["parts", "a second choice", "text in a block's head", "two ends", "no count at the end"])
+def test_an_odd_stream_comes_to_what_it_says(server: stub.Stub, wire: str, said: list[Any], comes_to: tuple[str, str, Usage | None]) -> None:
+    server.will(events(*said))
+    answer, heard = ask(wire, server)
+    assert isinstance(answer, Answer)
+    assert ((answer.text, answer.finish, answer.usage), "".join(heard)) == (comes_to, comes_to[0])
+
+
+def test_a_packed_stream_is_read_at_its_end(server: stub.Stub) -> None:
+    plain = events(*STREAMS["chat"])
+    server.will(stub.Reply(gzip.compress(plain.body), headers={**plain.headers, "content-encoding": "gzip"}))
+    answer, heard = ask("chat", server)
+    assert isinstance(answer, Answer)
+    assert (answer.text, answer.usage, heard) == ("Hello", Usage(10, 2), ["Hel", "lo"])
 
 
 @pytest.mark.parametrize("wire", STREAMS)
@@ -143,10 +197,11 @@ def test_an_error_in_a_stream_is_one_that_may_be_tried_again_before_the_first_pi
 
 
 def test_a_server_that_does_not_stream_answers_all_the_same(server: stub.Stub) -> None:
-    server.will(stub.chat("Hello"))
-    answer, heard = ask("chat", server)
-    assert isinstance(answer, Answer)
-    assert (answer.text, heard) == ("Hello", [])
+    for before in (b"", b"\n\n"):
+        server.will(stub.Reply(before + stub.chat("Hello").body))
+        answer, heard = ask("chat", server)
+        assert isinstance(answer, Answer)
+        assert (answer.text, heard) == ("Hello", [])
 
 
 def test_what_has_log_probabilities_is_not_streamed(server: stub.Stub) -> None:

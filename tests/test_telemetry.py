@@ -175,8 +175,8 @@ def test_tools_and_pictures_are_told_as_the_conventions_name_them(heard: Heard) 
     (small,) = heard.spans("chat small")
     assert json.loads(str((small.attributes or {})["gen_ai.input.messages"])) == [
         {"role": "user", "parts": [{"type": "text", "content": "Add."}, {"type": "uri", "modality": "image", "uri": "(left out)"}]},
-        {"role": "assistant", "parts": [{"type": "tool_call", "id": "c", "name": "add", "arguments": "{}"}]},
-        {"role": "user", "parts": [{"type": "tool_call_response", "id": "c", "response": "4"}]}]  # fmt: skip
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "call00000", "name": "add", "arguments": "{}"}]},
+        {"role": "user", "parts": [{"type": "tool_call_response", "id": "call00000", "response": "4"}]}]  # fmt: skip
     assert json.loads(str((small.attributes or {})["gen_ai.output.messages"])) == [{"role": "assistant", "finish_reason": "tool_call", "parts": [
         {"type": "text", "content": "Hm."}, {"type": "tool_call", "name": "add", "arguments": {"a": 2}}]}]  # fmt: skip
 

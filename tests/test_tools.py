@@ -21,6 +21,7 @@ from cascade.policy.load import load_text
 from cascade.providers.adapter import SdkAdapter
 from cascade.types import Answer, CacheSettings, Call, Case, Document, Image, Message, Text, ToolCall, ToolResult, Usage, Verdict
 from cascade.verifiers import build
+from cascade.verifiers._evidence import shown
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
@@ -39,9 +40,9 @@ TALK: list[dict[str, Any]] = [
 TURNS = (
     Message("system", "Be brief."),
     Message("user", (Text("Where?"), Image(PNG, "low"))),
-    Message("assistant", (Text("Let me see."), ToolCall("a1", "weather", '{"city": "Oslo"}'), ToolCall("a2", "clock", ""))),
-    Message("user", (ToolResult("a2", (Text("noon"),), True),)),
-    Message("user", (ToolResult("a1", (Text("rain"), Image("https://x.example/y.png"))),)),
+    Message("assistant", (Text("Let me see."), ToolCall("call00000", "weather", '{"city": "Oslo"}'), ToolCall("call00001", "clock", ""))),
+    Message("user", (ToolResult("call00001", (Text("noon"),), True),)),
+    Message("user", (ToolResult("call00000", (Text("rain"), Image("https://x.example/y.png"))),)),
 )
 
 
@@ -51,15 +52,31 @@ def test_messages_become_turns() -> None:
     assert conversation.turns(two) == (Message("user", "a\n\nb"),)
 
 
+def test_ids_and_names_of_a_hostile_history_become_such_as_every_provider_takes_and_prices_know() -> None:
+    def turn(id: str, name: str) -> list[dict[str, Any]]:
+        call = {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        return [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": id, "content": "x"}]
+
+    found = conversation.turns([*turn("\n" * 1_000_000, "rm -rf\x00/"), *turn("same", ""), *turn("same", "n" * 1_000_000)])
+    calls = [part for message in found for part in message.content if isinstance(part, ToolCall)]
+    assert [(call.id, call.name) for call in calls] == [("call00000", "rm_-rf__"), ("call00001", "_"), ("call00002", "n" * 128)]
+    assert [part.id for message in found for part in message.content if isinstance(part, ToolResult)] == [call.id for call in calls]
+    assert sum(message.size for message in found) < 1000
+
+
 CALLING = {"role": "assistant", "content": None, "tool_calls": TALK[2]["tool_calls"][:1]}
 NO_TALK: list[tuple[list[Any], str]] = [
     ([{"role": "user", "content": [{"type": "input_audio"}]}], r"messages\[0\].content\[0\]: must be {type: text, text} or {type: image_url"),
     ([{"role": "system", "content": [{"type": "image_url", "image_url": {"url": PNG}}]}], r"messages\[0\].content\[0\]: must be {type: text, text}$"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}], "must be an https URL, or a data URL of png"),
     ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG, "detail": "most"}}]}], "detail: must be auto, low or high"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/x"}}]}], "must be an https URL, or a data URL"),
+    ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}], "must be an https URL, or a data URL of"),
+    ([{**CALLING, "tool_calls": CALLING["tool_calls"] * 2}], r"messages\[0\].tool_calls: two have the same id"),
+    ([CALLING, {"role": "tool", "tool_call_id": ["a1"], "content": "x"}], r"messages\[1\].tool_call_id: no call of a tool with this id waits"),
     ([{"role": "user", "content": []}], r"messages\[0\].content: must be text or a list of parts"),
     ([CALLING], "the last message is the user's, or what a tool gave"),
-    ([CALLING, {"role": "user", "content": "x"}], r"messages\[1\]: the tool call a1 has no result yet"),
+    ([CALLING, {"role": "user", "content": "x"}], r"messages\[1\]: the tool call 'a1' has no result yet"),
     ([CALLING, {"role": "tool", "tool_call_id": "a9", "content": "x"}], r"messages\[1\].tool_call_id: no call of a tool with this id waits"),
     ([{"role": "assistant", "content": None, "tool_calls": [{"id": "a1"}]}], r"messages\[0\].tool_calls\[0\]: must be {id, type: function"),
     ([{"role": "assistant", "content": None, "tool_calls": "x"}], r"messages\[0\].tool_calls: must be a list"),
@@ -78,6 +95,8 @@ NO_TOOLS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [CLOCK, CLOCK]}, "tools: two are named 'clock'"),
     ({"tools": [{"type": "web_search"}]}, r"tools\[0\]: must be {type: function"),
     ({"tools": [{"type": "function", "function": {"name": ""}}]}, r"tools\[0\]: must be {type: function"),
+    ({"tools": [{"type": "function", "function": {"name": "a\nb"}}]}, r"tools\[0\].function.name: must be 1 to 128 letters"),
+    ({"tools": [{"type": "function", "function": {"name": "a" * 129}}]}, r"tools\[0\].function.name: must be 1 to 128 letters"),
     ({"tools": [{"type": "function", "function": {"name": "a", "parameters": "x"}}]}, r"tools\[0\].function.parameters: must be a JSON Schema"),
     ({"tools": [{"type": "function", "function": {"name": "a", "strict": 1}}]}, r"tools\[0\].function.strict: must be true or false"),
     ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "b"}}}, "tool_choice: .* one of: clock"),
@@ -119,14 +138,14 @@ def body(wire: str, inputs: dict[str, Any] = OFFERED) -> dict[str, Any]:
 
 def test_chat_completions_are_sent_tools_and_pictures() -> None:
     made = body("chat")
-    calls = [{"id": "a1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
-             {"id": "a2", "type": "function", "function": {"name": "clock", "arguments": ""}}]  # fmt: skip
+    calls = [{"id": "call00000", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}},
+             {"id": "call00001", "type": "function", "function": {"name": "clock", "arguments": ""}}]  # fmt: skip
     assert made["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Where?"}, {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}}]},
         {"role": "assistant", "content": "Let me see.", "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "a2", "content": "noon"},
-        {"role": "tool", "tool_call_id": "a1", "content": "rain"},
+        {"role": "tool", "tool_call_id": "call00001", "content": "noon"},
+        {"role": "tool", "tool_call_id": "call00000", "content": "rain"},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.example/y.png"}}]},
     ]
     no_parameters = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
@@ -140,10 +159,10 @@ def test_responses_are_sent_tools_and_pictures() -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "input_text", "text": "Where?"}, {"type": "input_image", "image_url": PNG, "detail": "low"}]},
         {"role": "assistant", "content": "Let me see."},
-        {"type": "function_call", "call_id": "a1", "name": "weather", "arguments": '{"city": "Oslo"}'},
-        {"type": "function_call", "call_id": "a2", "name": "clock", "arguments": ""},
-        {"type": "function_call_output", "call_id": "a2", "output": "noon"},
-        {"type": "function_call_output", "call_id": "a1", "output": [
+        {"type": "function_call", "call_id": "call00000", "name": "weather", "arguments": '{"city": "Oslo"}'},
+        {"type": "function_call", "call_id": "call00001", "name": "clock", "arguments": ""},
+        {"type": "function_call_output", "call_id": "call00001", "output": "noon"},
+        {"type": "function_call_output", "call_id": "call00000", "output": [
             {"type": "input_text", "text": "rain"}, {"type": "input_image", "image_url": "https://x.example/y.png", "detail": "auto"}]},
     ]  # fmt: skip
     assert made["tools"][0] == {"type": "function", "name": "weather", "description": "The weather of a city.", "parameters": CITY, "strict": True}
@@ -157,11 +176,11 @@ def test_messages_are_sent_tools_and_pictures_and_a_forced_choice_in_words() -> 
         {"role": "user", "content": [{"type": "text", "text": "Where?"},
                                      {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}]},
         {"role": "assistant", "content": [{"type": "text", "text": "Let me see."},
-                                          {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}},
-                                          {"type": "tool_use", "id": "a2", "name": "clock", "input": {}}]},
+                                          {"type": "tool_use", "id": "call00000", "name": "weather", "input": {"city": "Oslo"}},
+                                          {"type": "tool_use", "id": "call00001", "name": "clock", "input": {}}]},
         {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "a2", "content": [{"type": "text", "text": "noon"}], "is_error": True},
-            {"type": "tool_result", "tool_use_id": "a1", "is_error": False, "content": [
+            {"type": "tool_result", "tool_use_id": "call00001", "content": [{"type": "text", "text": "noon"}], "is_error": True},
+            {"type": "tool_result", "tool_use_id": "call00000", "is_error": False, "content": [
                 {"type": "text", "text": "rain"}, {"type": "image", "source": {"type": "url", "url": "https://x.example/y.png"}}]}]},
     ]  # fmt: skip
     assert made["tools"] == [{"name": "weather", "description": "The weather of a city.", "input_schema": CITY},
@@ -244,6 +263,9 @@ WRONG: list[tuple[list[tuple[str, str]], dict[str, Any], str | None]] = [
     ([("weather", "{")], {}, "the arguments of weather are no JSON object"),
     ([("weather", "[]")], {}, "the arguments of weather are no JSON object"),
     ([("rm", "{}")], {}, "there is no tool 'rm'; there are: weather, clock"),
+    ([("rm", "{}"), ("rm", "[]"), ("ls", "{}")], {}, "there is no tool 'rm', 'ls'; there are: weather, clock"),
+    ([BARE] * 128, {}, None),
+    ([BARE] * 129, {}, "129 tools are called at a time; at most 128 may be"),
     ([], {"tool_choice": "required"}, "no tool is called, and one has to be"),
     ([BARE], {"tool_choice": "none"}, "a tool is called, and none was to be"),
     ([BARE], NAMED, "the tool weather has to be called, and no other"),
@@ -252,7 +274,24 @@ WRONG: list[tuple[list[tuple[str, str]], dict[str, Any], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("calls", "offered", "wrong"), WRONG, ids=[f"{calls} {offered}" for calls, offered, _ in WRONG])
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ('{"name": "weather", "arguments": {"city": "Oslo"}}', "the tool weather is called in the text, and not as a call of a tool"),
+        ('```json\n{"name": "clock", "parameters": {}}\n```', "the tool clock is called in the text, and not as a call of a tool"),
+        ('{"name": "Oslo", "arguments": {}}', None),
+        ('{"name": "weather", "city": "Oslo"}', None),
+        ('{"name": ["weather"], "arguments": {}}', None),
+        ('To know more, call {"name": "weather", "arguments": {}}.', None),
+    ],
+)
+def test_a_tool_that_is_called_in_words_is_not_called(text: str, wrong: str | None) -> None:
+    call = replace(CALL, tools=tools.offered(OFFERED))
+    found = verdict(build("tools", None, None), Case({}, text, text, call), refuse)
+    assert (found.score, found.reason) == (0.0 if wrong else 1.0, wrong)
+
+
+@pytest.mark.parametrize(("calls", "offered", "wrong"), WRONG, ids=[f"{len(calls)} {calls[:3]} {offered}" for calls, offered, _ in WRONG])
 def test_calls_have_to_be_what_was_offered(calls: list[tuple[str, str]], offered: dict[str, Any], wrong: str | None) -> None:
     found = looked(calls, **offered)
     assert (found.score, found.reason) == (0.0 if wrong else 1.0, wrong)
@@ -290,6 +329,15 @@ def cascade(models: Any, text: str = POLICY, backend: str = "off") -> Cascade:
     return Cascade(load_text(text, "chat.yaml"), ask=models, cache=CacheSettings(backend=backend))
 
 
+def test_a_tier_that_is_asked_for_a_part_may_call_a_tool() -> None:
+    numbers = "{type: object, properties: {a: {type: integer}, b: {type: integer}, c: {type: integer}}, required: [a, b, c]}"
+    text = f"{POLICY.replace(', repair: 1', '').replace('p/big}', 'p/big, escalate: partial}')}schema: {numbers}\n"
+    models = Models(small=['{"a": 1, "b": 2, "c": "x"}'], big=[[OSLO]])
+    outcome = cascade(models, text).run(ASKED)
+    assert "c" in models.calls[1].schema.json["properties"]  # type: ignore[union-attr]
+    assert (outcome.status, outcome.tier, outcome.output) == ("accepted", "big", {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]})
+
+
 def test_wrong_calls_are_repaired_then_climb_and_the_story_tells_it() -> None:
     models = Models(small=[[("weather", "{}"), BARE], [("rain", "{}")]], big=[[OSLO]])
     outcome = cascade(models).run(ASKED)
@@ -298,13 +346,13 @@ def test_wrong_calls_are_repaired_then_climb_and_the_story_tells_it() -> None:
     assert "calls tools" in outcome.explain()
     repair = models.calls[1].messages
     note = "the arguments of weather: /city: is missing"
-    assert repair[1] == Message("assistant", (Text("Hm."), ToolCall("draft_0", "weather", "{}"), ToolCall("draft_1", "clock", "{}")))
+    assert repair[1] == Message("assistant", (Text("Hm."), ToolCall("draft0000", "weather", "{}"), ToolCall("draft0001", "clock", "{}")))
     first, second = repair[2].content
     assert isinstance(first, ToolResult)
-    assert (first.id, first.error) == ("draft_0", True)
+    assert (first.id, first.error) == ("draft0000", True)
     assert isinstance(first.content[0], Text)
     assert note in first.content[0].text
-    assert second == ToolResult("draft_1", (Text("This was not called either."),), True)
+    assert second == ToolResult("draft0001", (Text("This was not called either."),), True)
     assert [call.tools for call in models.calls] == [tools.offered(ASKED)] * 3
 
 
@@ -356,10 +404,40 @@ def test_a_judge_sees_the_pictures_and_no_bytes_of_them_as_text() -> None:
     assert "The pictures of the inputs follow" in told.text
 
 
+def test_a_text_that_looks_like_a_picture_is_shown_to_a_judge() -> None:
+    said = "data:image/png;base64, is how a picture begins"
+    shown_ = [{"role": "user", "content": [{"type": "text", "text": said}, {"type": "image_url", "image_url": {"url": PNG}}]}]
+    inputs, _ = shown(Case({"messages": shown_}, "a", "a", replace(CALL, messages=conversation.turns(shown_))))
+    assert said in inputs
+    assert "iVBOR" not in inputs
+
+
+def test_a_url_that_holds_the_word_base64_is_sent_to_anthropic_as_a_url() -> None:
+    call = Call("p/m", (Message("user", (Image("https://x.example/;base64,AAAA"),)),), params=Document({"max_tokens": 9}))
+    (block,) = json.loads(adapter("messages").body(call))["messages"][0]["content"]
+    assert block["source"] == {"type": "url", "url": "https://x.example/;base64,AAAA"}
+
+
+def test_a_draft_that_calls_by_no_name_and_without_an_object_is_sent_back_as_every_provider_takes_it() -> None:
+    models = Models(small=[[("a b\n", "[1]"), ("", "{")], "It rains."])
+    assert cascade(models).run(ASKED).status == "accepted"
+    drafted = models.calls[1].messages[-2].content
+    assert isinstance(drafted, tuple)
+    assert drafted[1:] == (ToolCall("draft0000", "a_b_", '{"arguments":[1]}'), ToolCall("draft0001", "_", '{"arguments":"{"}'))
+
+
 def test_a_picture_costs_no_more_than_a_picture_in_the_worst_case() -> None:
     big = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PNG + "A" * 1_000_000}}]}]
     text = POLICY.replace("tiers:", "budget: {per_request: 0.10}\ntiers:")
     assert cascade(Models(small=["a cat"]), text).run({"messages": big}).status == "accepted"
+
+
+def test_what_providers_add_for_tools_is_in_the_worst_case() -> None:
+    text = POLICY.replace("tiers:", "budget: {per_request: 0.0022}\ntiers:")  # small takes at most 1,024 tokens of answer at $1 a million
+    assert cascade(Models(small=["It rains."]), text).run({"messages": ASKED["messages"]}).status == "accepted"
+    models = Models(small=["It rains."])
+    outcome = cascade(models, text).run(ASKED)
+    assert (outcome.status, (outcome.error or "").partition(":")[0], models.calls) == ("failed", "budget", [])
 
 
 def test_tools_whose_parameters_are_no_schema_are_refused_before_anything_is_asked() -> None:
@@ -368,6 +446,41 @@ def test_tools_whose_parameters_are_no_schema_are_refused_before_anything_is_ask
     with pytest.raises(InputError, match=r"tools\[0\].function.parameters: .*nothing is fetched"):
         cascade(models).run({**ASKED, "tools": wrong})
     assert models.calls == []
+
+
+def test_tools_whose_patterns_would_hold_up_everything_are_refused() -> None:
+    def tool(n: int, patterns: int) -> dict[str, Any]:
+        properties = {f"p{i}": {"type": "string", "pattern": f"^[\\w\\p{{L}}]{{1,{50 + i % 40}}}x{n}$"} for i in range(patterns)}
+        return {"type": "function", "function": {"name": f"t{n}", "parameters": {"type": "object", "properties": properties}}}
+
+    for offered, says in (([tool(0, 2000)], r"tools\[0\].function.parameters: .*patterns take too long"), ([tool(i, 8) for i in range(512)], "tools: their")):
+        with pytest.raises(InputError, match=says):
+            cascade(Models()).run({**ASKED, "tools": offered})
+
+
+@pytest.mark.parametrize("brought", ["tools", "schema"])
+def test_enums_that_would_hold_up_everything_are_refused(brought: str) -> None:
+    def run(size: int) -> str:
+        large = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": list(range(size))}}}}
+        made = cascade(Models(small=["{}"]), f"{POLICY}caller_schema: true\n")
+        if brought == "schema":
+            return made.run({"messages": ASKED["messages"]}, schema=large).status
+        return made.run({**ASKED, "tools": [{"type": "function", "function": {"name": "f", "parameters": large}}]}).status
+
+    assert run(20_000) == "accepted"
+    with pytest.raises(InputError, match="its enums have more than 20000 values"):
+        run(20_001)
+
+
+def test_what_is_kept_of_a_callers_tools_and_schemas_is_not_large() -> None:
+    large = {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 100_000}}}
+    models, asked = Models(small=[[("big", "{}")], "{}"]), {**ASKED, "tools": [{"type": "function", "function": {"name": "big", "parameters": large}}]}
+    made = cascade(models, f"{POLICY}caller_schema: true\n")
+    assert made.run(asked).status == made.run({"messages": ASKED["messages"]}, schema=large).status == "accepted"
+    one = adapter("chat")
+    assert b"x" * 100_000 in one.body(models.calls[0])
+    verifier: Any = made._rungs.tooled.verifiers["small", "tools"]
+    assert (one._plans, made._callers, verifier._known) == ({}, {}, {})
 
 
 def test_what_calibrate_learns_from_has_no_tools() -> None:
@@ -409,4 +522,4 @@ tiers: [o/m, a/m]
         outcome = made.run({"messages": TALK, **OFFERED})
     assert (outcome.tier, outcome.output) == ("m-2", {"tool_calls": [{"name": "weather", "arguments": {"city": "Oslo"}}]})
     assert [request.path for request in server.requests] == ["/v1/chat/completions", "/v1/messages"]
-    assert server.requests[1].json["messages"][1]["content"][1] == {"type": "tool_use", "id": "a1", "name": "weather", "input": {"city": "Oslo"}}
+    assert server.requests[1].json["messages"][1]["content"][1] == {"type": "tool_use", "id": "call00000", "name": "weather", "input": {"city": "Oslo"}}

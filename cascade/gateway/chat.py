@@ -73,7 +73,8 @@ class ChatStream:
     """A completion in chunks."""
 
     def __init__(self, asked: Asked, id: str, created: int) -> None:
-        self._told, self._said = asked.told, ""
+        self._told = asked.told
+        self._said: list[str] = []
         self._head = {"id": f"chatcmpl-{id}", "object": "chat.completion.chunk", "created": created, "model": asked.model}
         self._begun = False
 
@@ -86,14 +87,14 @@ class ChatStream:
         return b"" if begun else self._chunk({"role": "assistant", "content": content, "refusal": None})
 
     def piece(self, text: str) -> bytes:
-        self._said += text
+        self._said.append(text)
         return self._begin("") + self._chunk({"content": text})
 
     def end(self, reply: dict[str, Json]) -> Iterator[bytes]:
         (choice,) = reply["choices"]
         message = choice["message"]
         yield self._begin(None if message["content"] is None else "")
-        for name, said in (("content", self._said), ("refusal", "")):
+        for name, said in (("content", "".join(self._said)), ("refusal", "")):
             if message[name] is not None and message[name] != said:
                 yield self._chunk({name: message[name]})
         for i, call in enumerate(message.get("tool_calls", ())):

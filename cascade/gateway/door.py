@@ -55,5 +55,10 @@ def _meant(path: str) -> str | None:
 ASKED = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/v1/models")
 
 
+def fault() -> Refused:
+    """The error of a request that failed by our own fault."""
+    return Refused(500, "internal", "the gateway failed at this request; its log says why")
+
+
 async def _fault(request: Request, err: Exception) -> Response:
-    return no(shape_of(request.url.path), Refused(500, "internal", "the gateway failed at this request; its log says why"))
+    return no(shape_of(request.url.path), fault())

@@ -65,7 +65,7 @@ class MessageStream:
 
     def __init__(self, asked: Asked, id: str) -> None:
         self._head = {"id": f"msg_{id}", "type": "message", "role": "assistant", "model": asked.model, "stop_reason": None, "stop_sequence": None}
-        self._said = ""
+        self._said = False
 
     def _begin(self, usage: Json) -> bytes:
         message: dict[str, Json] = {**self._head, "content": [], "usage": {**usage, "output_tokens": 0}}
@@ -73,7 +73,7 @@ class MessageStream:
 
     def piece(self, text: str) -> bytes:
         begun = b"" if self._said else self._begin({"input_tokens": 0}) + _block_start(0, {"type": "text", "text": ""})
-        self._said += text
+        self._said = True
         return begun + _block_delta(0, {"type": "text_delta", "text": text})
 
     def end(self, reply: dict[str, Json]) -> Iterator[bytes]:

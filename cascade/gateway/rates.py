@@ -10,6 +10,8 @@ from cascade.gateway.keys import Key
 from cascade.gateway.state import State
 from cascade.gateway.wire import Refused
 
+MINUTE = 60.0
+
 
 class Rates:
     """`rate` requests a minute for each key, all of them at once if need be, then one each time 60 / rate seconds are over."""
@@ -35,8 +37,11 @@ class Rates:
 def _take(db: sqlite3.Connection, name: str, rate: int, now: float) -> float:
     """Seconds to wait; 0 for one that is counted."""
     left, at = db.execute("SELECT left, at FROM rate WHERE key = ?", (name,)).fetchone() or (float(rate), now)
-    left = min(float(rate), left + max(0.0, now - at) * rate / 60)
+    if at > now + MINUTE:  # the clock was put back: nothing would come in until it is there again
+        at = now
+        db.execute("UPDATE rate SET at = ? WHERE key = ?", (now, name))
+    left = min(float(rate), left + max(0.0, now - at) * rate / MINUTE)
     if left < 1:
-        return (1 - left) * 60 / rate
+        return (1 - left) * MINUTE / rate
     db.execute("INSERT INTO rate VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET left = excluded.left, at = excluded.at", (name, left - 1, max(at, now)))
     return 0.0

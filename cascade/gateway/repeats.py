@@ -74,7 +74,8 @@ class Record:
                 yield event
                 if event != alive:
                     kept += event
-            await self.keep(await ended(), headers, bytes(kept))
+            status = await ended()
+            await self.keep(200 if status in KEPT else status, headers, bytes(kept))  # as it was sent: what went wrong is an event
         finally:
             self.drop()
 

@@ -92,7 +92,8 @@ class ResponseStream:
 
     def __init__(self, asked: Asked, id: str, created: int) -> None:
         self._asked, self._id, self._created = asked, id, created
-        self._number, self._said = 0, ""
+        self._number = 0
+        self._said: list[str] = []
         self._place: dict[str, Json] = {"item_id": f"msg_{id}", "output_index": 0, "content_index": 0}
 
     def _events(self, steps: Steps) -> bytes:
@@ -108,13 +109,13 @@ class ResponseStream:
 
     def piece(self, text: str) -> bytes:
         steps: Steps = [] if self._said else [*self._begin(), *_opened(_message(self._id, _text("")), 0)]
-        self._said += text
+        self._said.append(text)
         return self._events([*steps, ("response.output_text.delta", {**self._place, "logprobs": [], "delta": text})])
 
     def end(self, reply: dict[str, Json]) -> Iterator[bytes]:
         steps: Steps = []
         if self._said:
-            steps += _closed(_message(self._id, _text(self._said)), 0)
+            steps += _closed(_message(self._id, _text("".join(self._said))), 0)
         else:
             steps += self._begin()
             for at, item in enumerate(reply["output"]):

@@ -23,7 +23,7 @@ from cascade.app import Cascade
 from cascade.errors import ConfigurationError
 from cascade.gateway.chat import Chat
 from cascade.gateway.desk import MAX_BODY, SHAPES, Order, body_of, count, order
-from cascade.gateway.door import behind
+from cascade.gateway.door import behind, fault
 from cascade.gateway.door import no as _no
 from cascade.gateway.health import Health
 from cascade.gateway.keys import Key, Keys
@@ -245,6 +245,9 @@ class Gateway:
                 yield event
         except Refused as problem:
             yield ordered.shape.broken(problem)
+        except Exception:  # our own fault: who reads the stream is told that it has ended, as `door` tells all others
+            log.exception("a stream failed")
+            yield ordered.shape.broken(fault())
         finally:
             work.cancel()
             piece.cancel()
@@ -365,10 +368,10 @@ async def _unpaid(work: asyncio.Future[Outcome], payer: Payer) -> Refused | None
 
 
 async def _status(work: asyncio.Future[Outcome]) -> int:
-    """The HTTP status of a request that was asked; 0 for one that was not."""
+    """The HTTP status of a request that was asked; 0 for one that was not, or failed by our own fault."""
     try:
         problem = ended(await work)
-    except Refused:
+    except Exception:  # whoever waits for the answer is told
         return 0
     return 200 if problem is None else problem.status
 

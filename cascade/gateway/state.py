@@ -17,6 +17,7 @@ from cascade.gateway.writer import How, Op, Writer
 
 T = TypeVar("T")
 FORMAT = 1
+NAME = "gateway.db"
 PATIENCE = 5.0
 """Seconds that a transaction waits for those of other processes."""
 
@@ -49,6 +50,7 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
             self._db = self._open()
+            self._inode = _inode(self.folder / NAME)
             self._reading = self._connect()
             self._reading.execute("PRAGMA query_only=1")
             self._alive = Alive(self.folder / "workers")
@@ -69,7 +71,9 @@ class State:
 
     @property
     def problem(self) -> str | None:
-        """Why the last write failed; None when it did not."""
+        """Why the last write failed, or that the file is no longer there; None when all is well."""
+        if self._writer.problem is None and _inode(self.folder / NAME) != self._inode:
+            return f"{NAME} was removed or replaced while it is in use: what keys have spent is forgotten at the next start"
         return self._writer.problem
 
     async def do(self, op: Op[T], how: How = "disk") -> T:
@@ -102,7 +106,7 @@ class State:
     # ------------------------------------------------------------ opening
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.folder / "gateway.db", timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(self.folder / NAME, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
 
     def _open(self) -> sqlite3.Connection:
         """A connection to a file that is sound and has the tables. One look through all of it, at start, is cheaper than a wrong sum later."""
@@ -120,3 +124,10 @@ class State:
         db.execute(f"PRAGMA user_version = {FORMAT}")
         db.execute("COMMIT")
         return db
+
+
+def _inode(file: Path) -> int | None:
+    try:
+        return file.stat().st_ino
+    except OSError:
+        return None

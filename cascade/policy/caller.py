@@ -7,7 +7,7 @@ from dataclasses import replace
 from cascade.errors import InputError
 from cascade.policy.load import policy_digest, schema_gate
 from cascade.types import NOTHING, Document, Gate, Json, Policy
-from cascade.verifiers.schema import check_schema
+from cascade.verifiers.schema import check_callers_schema
 
 
 def with_schema(policy: Policy, schema: Json) -> Policy:
@@ -17,7 +17,7 @@ def with_schema(policy: Policy, schema: Json) -> Policy:
     """
     if not policy.caller_schema:
         raise InputError(f"the policy {policy.name} does not take a schema with a request; caller_schema: true in its file allows it")
-    if problems := check_schema(schema):
+    if problems := check_callers_schema(schema):
         raise InputError(f"the schema of the request: {problems[0]}")
     unlooked = [tier.name for tier in policy.tiers if not any(gate.kind == "schema" for gate in tier.gates)]
     tiers = tuple(replace(tier, gates=(schema_gate(), *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers)

@@ -23,6 +23,8 @@ from cascade.providers.live import Listening, Streamed, listener
 from cascade.types import NOTHING, Answer, Call, FinishReason, Json, Message, Provider, Usage
 
 _MOST_PLANS = 512
+_MOST_KEPT = 64 * 1024
+"""Bytes of a plan that is kept: schemas and tools of callers may have megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,14 @@ class SdkAdapter:
                 content = await (self._post(client, body, call.model) if heard is None else self._listen(client, body, call.model, heard))
         except TimeoutError as error:
             raise TimedOut(f"{call.model}: no answer within {call.timeout:g} s") from error
-        whole = heard is None or content[:1] == b"{"  # some servers do not stream, whatever they are told
-        reply = replies.load(content, call.model) if whole or heard is None else heard.reply()
-        return self.answer(call, reply, time.perf_counter() - started)
+        whole = heard is None or content.lstrip()[:1] in (b"{", b"<")  # some servers do not stream, whatever they are told
+        reply = replies.load(content, call.model) if whole or heard is None else heard.reply(content)
+        answer = self.answer(call, reply, time.perf_counter() - started)
+        if heard is not None and heard.told and answer.finish in ("stop", "length") and answer.text != heard.told:
+            lied = bad_reply(call.model, "the stream ends with another text than it told")
+            lied.cost_usd = answer.cost_usd
+            raise lied
+        return answer
 
     def _listening(self, call: Call) -> Listening | None:
         """What hears the answer as it comes, where somebody wants that and it can be had: the clouds' clients pack their streams."""
@@ -137,7 +144,7 @@ class SdkAdapter:
         except ProviderError as error:
             if not heard.told:
                 raise
-            broken = bad_reply(where, f"the stream broke off after {heard.told} characters: {error}")
+            broken = bad_reply(where, f"the stream broke off after {len(heard.told)} characters: {error}")
             broken.billed = True
             raise broken from error
         finally:
@@ -188,9 +195,11 @@ class SdkAdapter:
         key = (call.model, call.params.digest, call.schema.digest if call.schema else None, call.tools.digest if call.tools else None)
         plan = self._plans.get(key)
         if plan is None:
+            plan = self._planned(call)
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            plan = self._plans[key] = self._planned(call)
+            if len(plan.tail) <= _MOST_KEPT:
+                self._plans[key] = plan
         return plan
 
     def _planned(self, call: Call) -> Plan:

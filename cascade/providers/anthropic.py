@@ -138,28 +138,44 @@ class Messages:
 
 
 class _Stream:
-    """The events of a message: its head, the text of its blocks, and how it ended with the last count of its tokens."""
+    """The events of a message: its head, the text of its blocks, and how it ended with the last count of its tokens. Who calls tools is not
+    asked for a stream: of calls that come all the same there is only that they do."""
 
     def __init__(self) -> None:
         self._reply: dict[str, Any] = {}
-        self._said = ""
-        self._ended = False
+        self._said: list[str] = []
+        self._calls: list[Json] = []
+        self._counted = self._ended = False
 
     def take(self, event: dict[str, Any]) -> str:
-        kind, delta = event.get("type"), event.get("delta")
+        kind, delta, block = event.get("type"), event.get("delta"), event.get("content_block")
         if kind == "message_start" and isinstance(event.get("message"), dict):
             self._reply = {**event["message"], "content": []}
+        elif kind == "content_block_start" and isinstance(block, dict) and block.get("type") == "tool_use":
+            self._calls.append({**block, "name": ""})
+        elif kind == "content_block_start" and isinstance(block, dict) and isinstance(block.get("text"), str):
+            self._said.append(block["text"])
+            return str(block["text"])
         elif kind == "content_block_delta" and isinstance(delta, dict) and delta.get("type") == "text_delta" and isinstance(delta.get("text"), str):
-            self._said += delta["text"]
+            self._said.append(delta["text"])
             return str(delta["text"])
         elif kind == "message_delta" and isinstance(delta, dict):
-            counted = {name: count for name, count in (event.get("usage") or {}).items() if count is not None}
-            self._reply |= {"stop_reason": delta.get("stop_reason"), "usage": {**(self._reply.get("usage") or {}), **counted}}
+            counted = {name: count for name, count in _mapping(event.get("usage")).items() if count is not None}
+            self._counted = self._counted or "output_tokens" in counted
+            self._reply |= {"stop_reason": delta.get("stop_reason") or self._reply.get("stop_reason"),
+                            "usage": {**_mapping(self._reply.get("usage")), **counted}}  # fmt: skip
         self._ended = self._ended or kind == "message_stop"
         return ""
 
     def reply(self) -> dict[str, Any] | None:
-        return {**self._reply, "content": [{"type": "text", "text": self._said}] if self._said else []} if self._ended else None
+        text = "".join(self._said)
+        said = [{"type": "text", "text": text}] if text else []
+        usage = self._reply.get("usage") if self._counted else None  # the head's counts the first token only
+        return {**self._reply, "usage": usage, "content": [*said, *self._calls]} if self._ended else None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 _CHOICES = {"auto": "auto", "none": "none", "required": "any"}
@@ -172,8 +188,10 @@ def _block(part: Part) -> dict[str, Json]:
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": _input(part.arguments)}
     if isinstance(part, ToolResult):
         return {"type": "tool_result", "tool_use_id": part.id, "content": [_block(one) for one in part.content], "is_error": part.error}
+    if not part.url.startswith("data:"):
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
     kind, _, data = part.url.removeprefix("data:").partition(";base64,")
-    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data} if data else {"type": "url", "url": part.url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}
 
 
 def _input(arguments: str) -> Json:

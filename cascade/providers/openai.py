@@ -140,28 +140,36 @@ class Chat:
 
 
 class _ChatStream:
-    """The chunks of a completion; the last one may have the usage and no choice."""
+    """The chunks of a completion; the last one may have the usage and no choice. Who calls tools is not asked for a stream: of calls that
+    come all the same there is only that they do."""
 
     def __init__(self) -> None:
         self._reply: dict[str, Any] = {}
-        self._message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": ""}
+        self._said: dict[str, list[str]] = {"content": [], "refusal": []}
+        self._calls: list[Json] = []
         self._finish: Any = None
 
     def take(self, event: dict[str, Any]) -> str:
         self._reply |= {name: event[name] for name in ("model", "service_tier", "usage") if event.get(name) is not None}
         choices = event.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        if choice.get("index"):
+            return ""  # one of several, which nobody asked for
         self._finish = choice.get("finish_reason") or self._finish
         delta = choice.get("delta")
-        found = {name: delta[name] for name in ("content", "refusal") if isinstance(delta.get(name), str)} if isinstance(delta, dict) else {}
+        if isinstance(delta, dict) and delta.get("tool_calls"):
+            self._calls = [{"function": {}}]
+        found = {name: _content(delta.get(name), "the stream") for name in self._said} if isinstance(delta, dict) else {}
         for name, more in found.items():
-            self._message[name] += more
-        return str(found.get("content", ""))
+            self._said[name].append(more)
+        return found.get("content", "")
 
     def reply(self) -> dict[str, Any] | None:
         if self._finish is None:
             return None
-        return {**self._reply, "choices": [{"index": 0, "finish_reason": self._finish, "message": self._message}]}
+        said = {name: "".join(pieces) for name, pieces in self._said.items()}
+        message = {"role": "assistant", **said, "tool_calls": self._calls}
+        return {**self._reply, "choices": [{"index": 0, "finish_reason": self._finish, "message": message}]}
 
 
 def _chat_turns(message: Message) -> list[dict[str, Json]]:

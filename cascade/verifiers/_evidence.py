@@ -25,13 +25,17 @@ def pictures(case: Case) -> tuple[Image, ...]:
 
 
 def _without_pictures(value: Json) -> Json:
-    """The inputs with its digest in place of each picture's bytes, so that no picture holds the nonce."""
+    """The inputs with its digest in place of each picture's bytes, so that no picture holds the nonce. A text stays, whatever it begins with."""
     if isinstance(value, dict):
-        return {name: _without_pictures(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_without_pictures(item) for item in value]
-    seen = isinstance(value, str) and value.startswith("data:image/")
-    return f"picture {hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}" if seen else value
+        return {name: _told(item) if name == "image_url" else _without_pictures(item) for name, item in value.items()}
+    return [_without_pictures(item) for item in value] if isinstance(value, list) else value
+
+
+def _told(picture: Json) -> Json:
+    url = picture.get("url") if isinstance(picture, dict) else None
+    if not isinstance(url, str) or not url.startswith("data:image/"):
+        return picture
+    return {**picture, "url": f"picture {hashlib.sha256(url.encode('utf-8', 'surrogatepass')).hexdigest()}"}
 
 
 def nonce(*parts: str) -> str:

@@ -6,7 +6,10 @@ answer is said by `_explain`, which is imported with the first schema.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -16,9 +19,13 @@ from pydantic import BaseModel, ConfigDict
 
 from cascade.types import Ask, Call, Case, Document, Json, Verdict
 from cascade.verifiers import Spec
-from cascade.verifiers._subschemas import MAX_EXPANSION, expansion, foreign
+from cascade.verifiers._subschemas import MAX_EXPANSION, expansion, foreign, walk
 from cascade.verifiers._text import one_line
 
+MAX_PATTERN_SECONDS = 0.25
+"""CPU time that a schema's patterns may take to be compiled: a few thousand of the dearest would hold up everything for minutes."""
+MAX_CALLERS_ENUM = 20_000
+"""Values of all enums of a caller's schema: each item of an answer may be held against each, 200,000 by 400 of them take 12 s."""
 MAX_ERRORS = 5
 """Errors named in a reason, and problems named of a schema."""
 
@@ -75,8 +82,8 @@ def _validator(schema: Json) -> Any:
 def check_schema(schema: Json) -> list[str]:
     """What is wrong with a JSON Schema (Draft 2020-12), a line each; [] when it can be used.
 
-    Refused: invalid keywords, patterns that are no regular expression, `$ref` to anything outside the schema itself, and schemas
-    whose references multiply (over MAX_EXPANSION subschemas for one value).
+    Refused: invalid keywords, patterns that are no regular expression or take too long to be compiled, `$ref` to anything outside the
+    schema itself, and schemas whose references multiply (over MAX_EXPANSION subschemas for one value).
     """
     if not isinstance(schema, dict | bool):
         return ["a JSON Schema is an object, or true or false"]
@@ -90,11 +97,35 @@ def check_schema(schema: Json) -> list[str]:
         return invalid_keywords(schema, MAX_ERRORS) or [_first_line(err)]
     if outside := [f"{at}: {ref!r} leads out of the schema; nothing is fetched" for at, ref in foreign(schema)]:
         return outside
+    if _patterns_take_too_long(schema):
+        return ["its patterns take too long to be compiled: make them fewer, or simpler"]
     try:
         _validator(schema).is_valid(None)
     except (ValueError, TypeError) as err:  # a bad pattern, a $ref to nothing
         return [_first_line(err)]
     return [f"its references multiply to more than {MAX_EXPANSION} subschemas"] if expansion(schema) > MAX_EXPANSION else []
+
+
+def check_callers_schema(schema: Json) -> list[str]:
+    """As `check_schema`, for one that came with a request."""
+    problems = check_schema(schema)
+    if not problems and sum(len(inner.get("enum", ())) for _, _, inner in walk(schema)) > MAX_CALLERS_ENUM:
+        return [f"its enums have more than {MAX_CALLERS_ENUM} values"]
+    return problems
+
+
+def _patterns_take_too_long(schema: Json) -> bool:
+    """Each is compiled once here, and wherever it stands later."""
+    used = Counter(pattern for _, _, inner in walk(schema) for pattern in (*inner.get("patternProperties", ()), inner.get("pattern")) if pattern)
+    left = MAX_PATTERN_SECONDS
+    for pattern, times in used.items():
+        started = time.thread_time()
+        with suppress(ValueError):  # a bad one is told with its place
+            _validator({"pattern": pattern})
+        left -= (time.thread_time() - started) * times
+        if left < 0:
+            return True
+    return False
 
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
