@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import serving
+from gateway_process import serving
 
 ROOT = Path(__file__).parent.parent
 POLICY = """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import serving
+from gateway_process import serving
 
 ROOT = Path(__file__).parent.parent
 PROMPTFOO = os.environ.get("PROMPTFOO") or shutil.which("promptfoo")
