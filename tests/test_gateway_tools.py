@@ -225,3 +225,18 @@ tiers: [o/m, a/m]
                     client.messages.count_tokens(model="chat", messages=[])
         finally:
             counting.close()
+
+
+def test_what_a_provider_refuses_of_a_request_is_the_callers_and_of_a_policy_is_not() -> None:
+    text = 'version: 1\nname: chat\nprompt: messages\nproviders: {{o: {{kind: openai, base_url: "{url}/v1", api_key_env: null}}}}\ncache: {{backend: off}}\ntiers: [o/m]\n'
+    with stub.running() as upstream:
+        upstream.default = stub.Reply(b'{"error": {"message": "Invalid image."}}', 400)
+        refusing = Serving(texts=(text.format(url=upstream.url),), real=True)
+        try:
+            with openai.OpenAI(base_url=f"{refusing.url}/v1", api_key="none", max_retries=0) as client:
+                with pytest.raises(openai.BadRequestError, match=r"a model's provider refuses what the request brought: .*400: Invalid image"):
+                    client.chat.completions.create(model="chat", messages=CHAT_ASK)
+                with pytest.raises(openai.InternalServerError, match="configuration"):
+                    client.chat.completions.create(model="chat", messages=[{"role": "user", "content": "Hi"}])
+        finally:
+            refusing.close()

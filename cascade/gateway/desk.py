@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,15 @@ MAX_BODY = 8 * 1024 * 1024
 """Bytes that a request may have."""
 BAD = (InputError, TemplateError, ConfigurationError, MissingRecording)
 """What a Cascade raises before anything is asked."""
+
+
+PROVIDERS_NO = re.compile(r": 4(00|13|22): ")
+"""In the reason of a call that a provider refused for what was in it."""
+
+
+def _brought(asked: Asked) -> bool:
+    """Whether a request has more than text, so that a provider's refusal is of that, and not of the policy."""
+    return bool(asked.tools) or any(not isinstance(message["content"], str) for message in asked.messages)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Order:
     def reply(self, outcome: Outcome) -> dict[str, Json]:
         """The body that an outcome is. Raises Refused for one that is an error to the caller."""
         problem = ended(outcome)
+        if problem is not None and problem.kind == "configuration" and PROVIDERS_NO.search(str(problem)) and _brought(self.asked):
+            raise wrong(f"a model's provider refuses what the request brought: {problem}")
         if problem is not None:
             raise problem
         return self.shape.reply(self.asked, outcome, self.id, self.created)
