@@ -182,7 +182,7 @@ class Cascade:
 
     def _rungs_for(self, inputs: Mapping[str, Json], schema: Json) -> _Rungs:
         rungs = self._serving() if schema is None else self._with(schema)
-        return _for_tools(rungs, inputs) if rungs.policy.prompt is None and tools.wanted(inputs) else rungs
+        return _for_tools(rungs, inputs) if compose.brings_tools(rungs.policy, inputs) else rungs
 
     async def _request(self, rungs: _Rungs, request: _Request) -> Outcome[Json]:
         key = _key(rungs.policy, _canonical(request.inputs))
@@ -237,7 +237,7 @@ class Cascade:
         The outcome has mode "record"; what is served is the last tier's answer. Raises as `arun` does.
         """
         _canonical(inputs)
-        if self.policy.prompt is None and tools.wanted(inputs):
+        if compose.brings_tools(self.policy, inputs):
             raise InputError("tools: what calibrate learns from are answers, so requests with tools are not recorded")
         ladder = self._wiring().ladder(self._rungs)
         if telemetry.active is None:
@@ -534,7 +534,7 @@ def _for_tools(rungs: _Rungs, inputs: Mapping[str, Json]) -> _Rungs:
     """Those that answer a request with tools. Raises InputError."""
     from cascade.verifiers.tools import problem
 
-    offered = tools.offered(inputs)
+    offered = compose.offered(rungs.policy, inputs)
     if offered is not None and (wrong := problem(offered)):
         raise InputError(wrong)
     return rungs.tooled

@@ -26,6 +26,11 @@ def prompt(policy: Policy, inputs: Mapping[str, Json]) -> tuple[Message, ...]:
     return (Message("system", render(policy.system, variables)), *asked) if policy.system else asked
 
 
+def brings_tools(policy: Policy, inputs: Mapping[str, Json]) -> bool:
+    """Whether the caller lets a model call tools: only where the prompt is the caller's, too."""
+    return policy.prompt is None and bool(inputs.get("tools"))
+
+
 def offered(policy: Policy, inputs: Mapping[str, Json]) -> Document | None:
     """The tools that the caller lets a model call; None where there are none. Raises InputError."""
     return None if policy.prompt is not None else tools.offered(inputs)

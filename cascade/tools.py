@@ -62,11 +62,6 @@ def value(text: str) -> Json:
 # ---------------------------------------------------------------- what is offered
 
 
-def wanted(inputs: Mapping[str, Json]) -> bool:
-    """Whether a request whose messages are the prompt brings tools."""
-    return bool(inputs.get("tools"))
-
-
 def offered(inputs: Mapping[str, Json]) -> Document | None:
     """The inputs `tools`, `tool_choice` and `parallel_tool_calls`, in the form of OpenAI's Chat Completions, as {tools, choice, parallel}:
     `tools` are {name, description?, parameters, strict?}, `choice` is auto, none, required or {name}. None where there are no tools.

@@ -94,7 +94,7 @@ def fails_small(*numbers: int) -> Callable[[str, str], str]:
     return says
 
 
-def status(cli: Cli) -> dict[str, Any]:  # noqa: F811
+def status(cli: Cli) -> dict[str, Any]:
     code, out, _ = cli("run", "--status", "out.jsonl", "--json")
     assert code == 0
     found: dict[str, Any] = json.loads(out)
@@ -104,7 +104,7 @@ def status(cli: Cli) -> dict[str, Any]:  # noqa: F811
 # ---------------------------------------------------------------- the ladder
 
 
-def test_failures_of_a_batch_go_into_the_next_tiers_batch_and_rows_are_as_from_a_local_run_at_half_the_price(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_failures_of_a_batch_go_into_the_next_tiers_batch_and_rows_are_as_from_a_local_run_at_half_the_price(cli: Cli, server: BatchStub) -> None:
     policy(server)
     inputs(5)
     server.says = fails_small(1, 3)
@@ -126,7 +126,7 @@ def priceless(value: Any) -> Any:
     return [priceless(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_judges_and_samples_and_repairs_go_by_batch_too(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_judges_and_samples_and_repairs_go_by_batch_too(cli: Cli, server: BatchStub) -> None:
     Path("judge.j2").write_text("{{ answer }} right?")
     policy(server, """
   - model: o/small
@@ -150,7 +150,7 @@ def test_judges_and_samples_and_repairs_go_by_batch_too(cli: Cli, server: BatchS
     assert sum(server.charged.values()) == sum(event["event"] == "tried" and not event["cached"] for id in ("r0", "r1") for event in trail(id))
 
 
-def test_a_tier_without_a_batch_api_is_asked_live_within_the_same_run(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_tier_without_a_batch_api_is_asked_live_within_the_same_run(cli: Cli, server: BatchStub) -> None:
     policy(server, "[live/local, o/small, a/big]")
     inputs(4)
     server.says = lambda model, prompt: '{"thing": 1}' if model != "big" and "<2>" in prompt else '{"item": "tea"}'
@@ -159,7 +159,7 @@ def test_a_tier_without_a_batch_api_is_asked_live_within_the_same_run(cli: Cli, 
     assert [event["model"] for event in trail("r2") if event["event"] == "tried"] == ["live/local", "o/small", "a/big"]
 
 
-def test_a_wave_waits_for_live_calls_whose_rows_may_come_with_it(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_wave_waits_for_live_calls_whose_rows_may_come_with_it(cli: Cli, server: BatchStub) -> None:
     policy(server, "[live/local, o/small]")
     inputs(3)
     server.says = lambda model, prompt: '{"thing": 1}' if model == "local" else '{"item": "tea"}'
@@ -170,7 +170,7 @@ def test_a_wave_waits_for_live_calls_whose_rows_may_come_with_it(cli: Cli, serve
 @pytest.mark.parametrize(("limits", "sizes"), [(Limits(3, 10**6), [3, 3, 1]), (Limits(100, 1300), [2, 2, 2, 1]), (Limits(7, 10**6), [7])])
 @pytest.mark.parametrize(("api", "tier"), [(OpenAIBatches, "[o/small]"), (AnthropicBatches, "[a/small]")])
 def test_a_wave_is_as_many_batches_as_the_providers_limits_ask_for(
-    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, api: type, tier: str, limits: Limits, sizes: list[int]  # noqa: F811
+    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, api: type, tier: str, limits: Limits, sizes: list[int]
 ) -> None:
     monkeypatch.setattr(api, "limits", limits)
     policy(server, tier)
@@ -181,7 +181,7 @@ def test_a_wave_is_as_many_batches_as_the_providers_limits_ask_for(
     assert all(len(raw) <= limits.bytes for raw in server.files.values() if b"custom_id" in raw and b'"method"' in raw)
 
 
-def test_a_second_window_of_rows_begins_as_soon_as_the_first_is_answered(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_second_window_of_rows_begins_as_soon_as_the_first_is_answered(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     inputs(5)
     assert cli(*RUN, "--concurrency", "2")[0] == 0
@@ -189,14 +189,14 @@ def test_a_second_window_of_rows_begins_as_soon_as_the_first_is_answered(cli: Cl
     assert list(rows()) == [f"r{n}" for n in range(5)]
 
 
-def test_no_deadline_and_no_timeout_holds_for_a_batch(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_no_deadline_and_no_timeout_holds_for_a_batch(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]", "defaults: {deadline: 0.01, timeout: 0.01}\n")
     inputs(2)
     server.looks = 20
     assert (cli(*RUN)[0], rows()) == (0, {"r0": "accepted", "r1": "accepted"})
 
 
-def test_equal_rows_are_paid_once_also_by_a_run_that_goes_on(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_equal_rows_are_paid_once_also_by_a_run_that_goes_on(cli: Cli, server: BatchStub) -> None:
     policy(server)
     Path("in.jsonl").write_text("".join(f'{{"id": "r{n}", "text": "<1>"}}\n' for n in range(3)))
     server.says = fails_small(1)
@@ -206,7 +206,7 @@ def test_equal_rows_are_paid_once_also_by_a_run_that_goes_on(cli: Cli, server: B
     assert (costs, sum(server.charged.values())) == ([float(PRICES["small"] + PRICES["big"]), 0, 0], 2)
 
 
-def test_the_cache_serves_and_learns_from_batches(cli: Cli, server: BatchStub, tmp_path: Path) -> None:  # noqa: F811
+def test_the_cache_serves_and_learns_from_batches(cli: Cli, server: BatchStub, tmp_path: Path) -> None:
     policy(server)
     Path("order.yaml").write_text(Path("order.yaml").read_text().replace('{backend: "off"}', f'{{path: "{tmp_path / "cache"}"}}'))
     inputs(2)
@@ -218,7 +218,7 @@ def test_the_cache_serves_and_learns_from_batches(cli: Cli, server: BatchStub, t
 # ---------------------------------------------------------------- money
 
 
-def test_batch_rates_come_from_the_table(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_batch_rates_come_from_the_table(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI", "ANTHROPIC"):
         monkeypatch.setenv(f"{name}_API_KEY", "sk-secret")
         monkeypatch.setenv(f"{name}_BASE_URL", server.url + ("/v1" if name == "OPENAI" else ""))
@@ -303,7 +303,7 @@ FAULTS: dict[str, tuple[Callable[[BatchStub], object], str, list[str], int]] = {
 
 @pytest.mark.parametrize("tier", ["[o/small]", "[a/small]"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_healed_or_told_and_nothing_is_paid_twice(cli: Cli, server: BatchStub, fault: str, tier: str) -> None:  # noqa: F811
+def test_a_fault_is_healed_or_told_and_nothing_is_paid_twice(cli: Cli, server: BatchStub, fault: str, tier: str) -> None:
     policy(server, tier)
     inputs(3)
     set_up, becomes, retries, batches = FAULTS[fault]
@@ -318,7 +318,7 @@ def test_a_fault_is_healed_or_told_and_nothing_is_paid_twice(cli: Cli, server: B
 
 
 @pytest.mark.parametrize("vendor", ["openai", "anthropic"])
-def test_a_lost_batch_is_looked_for_among_newer_ones_only_and_another_runs_is_not_taken_for_it(cli: Cli, server: BatchStub, vendor: str) -> None:  # noqa: F811
+def test_a_lost_batch_is_looked_for_among_newer_ones_only_and_another_runs_is_not_taken_for_it(cli: Cli, server: BatchStub, vendor: str) -> None:
     policy(server, f"[{vendor[0]}/small]")
     inputs(3)
     for _ in range(9):
@@ -346,7 +346,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("end", WHOLE)
-def test_what_a_batch_did_before_it_ended_is_kept_and_the_rest_is_asked_again(cli: Cli, server: BatchStub, end: str) -> None:  # noqa: F811
+def test_what_a_batch_did_before_it_ended_is_kept_and_the_rest_is_asked_again(cli: Cli, server: BatchStub, end: str) -> None:
     policy(server, "[o/small]")
     inputs(3)
     server.ends = lambda n, size: end if n == 1 else "completed"
@@ -359,7 +359,7 @@ def test_what_a_batch_did_before_it_ended_is_kept_and_the_rest_is_asked_again(cl
 
 @pytest.mark.parametrize(("rows_at_a_time", "sizes"), [("10", [4, 2, 2]), ("4", [4, 2, 2])])
 def test_where_too_much_waits_at_the_provider_batches_get_smaller_or_wait_for_each_other(
-    cli: Cli, server: BatchStub, rows_at_a_time: str, sizes: list[int]  # noqa: F811
+    cli: Cli, server: BatchStub, rows_at_a_time: str, sizes: list[int]
 ) -> None:
     policy(server, "[o/small]")
     inputs(4)
@@ -370,7 +370,7 @@ def test_where_too_much_waits_at_the_provider_batches_get_smaller_or_wait_for_ea
     assert (trail("r0")[0]["retries"], set(server.charged.values())) == ([], {1})
 
 
-def test_a_batch_for_which_there_is_no_room_waits_until_another_has_ended(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_batch_for_which_there_is_no_room_waits_until_another_has_ended(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OpenAIBatches, "limits", Limits(2, 10**6))
     policy(server, "[o/small]")
     inputs(4)
@@ -382,7 +382,7 @@ def test_a_batch_for_which_there_is_no_room_waits_until_another_has_ended(cli: C
     assert set(server.charged.values()) == {1}
 
 
-def test_a_request_that_alone_is_too_much_fails_after_three_batches(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_request_that_alone_is_too_much_fails_after_three_batches(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     inputs(1)
     server.ends = lambda n, size: "failed-limit"
@@ -390,7 +390,7 @@ def test_a_request_that_alone_is_too_much_fails_after_three_batches(cli: Cli, se
     assert [retry["error"] for retry in trail("r0")[0]["retries"]] == ["rate_limited"] * 2
 
 
-def test_the_responses_api_goes_by_batch_too(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_the_responses_api_goes_by_batch_too(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     Path("order.yaml").write_text(Path("order.yaml").read_text().replace('o: {kind: openai,', 'o: {kind: openai, api: responses,'))
     inputs(2)
@@ -398,7 +398,7 @@ def test_the_responses_api_goes_by_batch_too(cli: Cli, server: BatchStub) -> Non
     assert [json.loads(line)["url"] for line in server.files["file-1"].splitlines()] == ["/v1/responses"] * 2
 
 
-def test_a_batch_that_the_provider_refuses_to_process_is_a_wrong_configuration(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_batch_that_the_provider_refuses_to_process_is_a_wrong_configuration(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     inputs(2)
     server.ends = lambda n, size: "failed" if n == 1 else "completed"
@@ -409,7 +409,7 @@ def test_a_batch_that_the_provider_refuses_to_process_is_a_wrong_configuration(c
 
 
 @pytest.mark.parametrize("tier", ["[o/small]", "[a/small]"])
-def test_a_refused_key_or_request_stops_the_run_before_more_is_asked(cli: Cli, server: BatchStub, tier: str) -> None:  # noqa: F811
+def test_a_refused_key_or_request_stops_the_run_before_more_is_asked(cli: Cli, server: BatchStub, tier: str) -> None:
     policy(server, tier)
     inputs(2)
     server.create = lambda n: 401 if n == 1 else ""
@@ -423,7 +423,7 @@ def test_a_refused_key_or_request_stops_the_run_before_more_is_asked(cli: Cli, s
 
 
 @pytest.mark.parametrize("error", [429, 503])
-def test_a_provider_that_stays_away_stops_the_run_which_can_be_gone_on_with(cli: Cli, server: BatchStub, error: int) -> None:  # noqa: F811
+def test_a_provider_that_stays_away_stops_the_run_which_can_be_gone_on_with(cli: Cli, server: BatchStub, error: int) -> None:
     policy(server, "[o/small]")
     inputs(2)
     server.create = lambda n: error
@@ -434,7 +434,7 @@ def test_a_provider_that_stays_away_stops_the_run_which_can_be_gone_on_with(cli:
     assert (cli(*RUN)[0], rows(), max(server.charged.values())) == (0, {"r0": "accepted", "r1": "accepted"}, 1)
 
 
-def test_a_failed_row_is_asked_again_by_the_same_command_and_what_it_has_is_not(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_failed_row_is_asked_again_by_the_same_command_and_what_it_has_is_not(cli: Cli, server: BatchStub) -> None:
     policy(server, more="outcomes: {error: stop}\n")
     inputs(2)
     server.says = lambda model, prompt: '{"thing": 1}' if model == "small" else '{"item": "tea"}'
@@ -444,7 +444,7 @@ def test_a_failed_row_is_asked_again_by_the_same_command_and_what_it_has_is_not(
     assert status(cli)["spent_usd"] == float(2 * PRICES["small"] + 2 * PRICES["big"])
 
 
-def test_a_reply_that_is_none_climbs_and_is_asked_again_only_with_its_row(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_reply_that_is_none_climbs_and_is_asked_again_only_with_its_row(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:
     policy(server, "[o/small]")
     inputs(2)
     good = server._reply
@@ -455,7 +455,7 @@ def test_a_reply_that_is_none_climbs_and_is_asked_again_only_with_its_row(cli: C
     assert (cli(*RUN)[0], rows(), status(cli)["spent_usd"]) == (0, {"r0": "accepted", "r1": "accepted"}, float(3 * PRICES["small"]))
 
 
-def test_a_vote_that_was_lost_and_paid_is_in_the_row_once(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_vote_that_was_lost_and_paid_is_in_the_row_once(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> None:
     gates = "gates: [agreement: {with: a/big, fields: [item]}]"
     policy(server, f"\n  - {{model: o/small, {gates}}}\n  - {{model: o/big, {gates}}}\n")
     inputs(1)
@@ -467,7 +467,7 @@ def test_a_vote_that_was_lost_and_paid_is_in_the_row_once(cli: Cli, server: Batc
     assert [event["cost_usd"] for event in row["trail"] if event.get("error") == "bad_reply"] == [float(PRICES["big"]), 0]
 
 
-def test_a_live_call_that_was_refused_leaves_no_row_in_doubt(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_live_call_that_was_refused_leaves_no_row_in_doubt(cli: Cli, server: BatchStub) -> None:
     policy(server, "[live/local, o/small]")
     inputs(2)
     server.live_refused = True
@@ -479,7 +479,7 @@ def test_a_live_call_that_was_refused_leaves_no_row_in_doubt(cli: Cli, server: B
 
 @pytest.mark.parametrize("tier", ["[o/small]", "[a/small]"])
 def test_a_batch_that_the_provider_knows_no_more_is_asked_again_only_when_told_to(
-    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, tier: str  # noqa: F811
+    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
     policy(server, tier)
     inputs(2)
@@ -493,7 +493,7 @@ def test_a_batch_that_the_provider_knows_no_more_is_asked_again_only_when_told_t
 # ---------------------------------------------------------------- stopping and going on
 
 
-def interrupted(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:  # noqa: F811
+def interrupted(cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """A run that Ctrl-C reaches while its batches are under way: exit code and stderr."""
     async def a_while(_: float) -> None:
         await asyncio.sleep(0.01)
@@ -519,7 +519,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("tiers", ["[o/small, a/big]", "[a/small, o/big]"])
 def test_an_interrupted_run_leaves_its_batches_and_the_same_command_picks_them_up(
-    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, tiers: str  # noqa: F811
+    cli: Cli, server: BatchStub, monkeypatch: pytest.MonkeyPatch, tiers: str
 ) -> None:
     policy(server, tiers)
     inputs(3)
@@ -536,7 +536,7 @@ def test_an_interrupted_run_leaves_its_batches_and_the_same_command_picks_them_u
     assert status(cli)["spent_usd"] == float(3 * PRICES["small"] + PRICES["big"])
 
 
-def test_an_interrupted_run_finishes_its_live_calls_and_keeps_them(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_an_interrupted_run_finishes_its_live_calls_and_keeps_them(cli: Cli, server: BatchStub) -> None:
     policy(server, "[live/local, o/small]")
     inputs(20)  # 16 live calls at a time
     server.says = lambda model, prompt: '{"thing": 1}' if model == "local" else '{"item": "tea"}'
@@ -557,7 +557,7 @@ def test_an_interrupted_run_finishes_its_live_calls_and_keeps_them(cli: Cli, ser
     assert (cli(*RUN)[0], set(rows().values()), set(server.live.values()), set(server.charged.values())) == (0, {"accepted"}, {1}, {1})
 
 
-def test_another_engine_does_not_go_on_with_what_batches_began(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_another_engine_does_not_go_on_with_what_batches_began(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     inputs(1)
     cli(*RUN)
@@ -565,7 +565,7 @@ def test_another_engine_does_not_go_on_with_what_batches_began(cli: Cli, server:
     assert (code, err) == (2, "out.jsonl: begun with --engine batch; go on with it, or calls that are paid would be paid again\n")
 
 
-def test_a_run_by_batches_that_asked_nothing_keeps_no_other_engine_away(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_run_by_batches_that_asked_nothing_keeps_no_other_engine_away(cli: Cli, server: BatchStub) -> None:
     policy(server, "[openai/gpt-6-luna]")
     Path("order.yaml").write_text(Path("order.yaml").read_text().partition("pricing:")[0] + "tiers: [openai/gpt-6-luna]\n")
     inputs(1)
@@ -575,7 +575,7 @@ def test_a_run_by_batches_that_asked_nothing_keeps_no_other_engine_away(cli: Cli
     assert cli("run", "order.yaml", "in.jsonl", "-o", "out.jsonl")[0] == 0
 
 
-def test_batches_go_on_with_what_another_engine_began_and_the_sum_holds_both(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_batches_go_on_with_what_another_engine_began_and_the_sum_holds_both(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     inputs(3)
     assert cli("run", "order.yaml", "in.jsonl", "-o", "out.jsonl", "--limit", "1")[0] == 0
@@ -583,7 +583,7 @@ def test_batches_go_on_with_what_another_engine_began_and_the_sum_holds_both(cli
     assert (sum(server.live.values()), sum(server.charged.values()), status(cli)["spent_usd"]) == (1, 2, float(4 * PRICES["small"]))
 
 
-def test_a_second_run_is_refused(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_a_second_run_is_refused(cli: Cli, server: BatchStub) -> None:
     policy(server, "[o/small]")
     from cascade import policy as policies
 
@@ -594,7 +594,7 @@ def test_a_second_run_is_refused(cli: Cli, server: BatchStub) -> None:  # noqa: 
     first.close()
 
 
-def test_wrong_engines_are_one_line(cli: Cli, server: BatchStub) -> None:  # noqa: F811
+def test_wrong_engines_are_one_line(cli: Cli, server: BatchStub) -> None:
     code, _, err = cli("run", "p", "i", "-o", "o", "--engine", "bach")
     assert (code, "'bach' is not one of 'local', 'batch', 'ray'" in err) == (2, True)
     code, _, err = cli("run", "p", "i", "-o", "-", "--engine", "batch")

@@ -26,14 +26,14 @@ def cut_off(lines: int) -> None:
     JOURNAL.write_bytes(b"".join(record for record in records if record not in results))
 
 
-def status(cli: Cli) -> dict[str, object]:  # noqa: F811
+def status(cli: Cli) -> dict[str, object]:
     code, out, _ = cli("run", "--status", "out.jsonl", "--json")
     assert code == 0
     found: dict[str, object] = json.loads(out)
     return {key: found[key] for key in ("total", "done", "to_do", "failed", "in_doubt", "spent_usd", "asked_again")}
 
 
-def test_status_tells_done_to_do_in_doubt_and_spent(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_status_tells_done_to_do_in_doubt_and_spent(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.will(GOOD, stub.failure(503), stub.failure(503))
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl", "--limit", "2", "--concurrency", "1", "--no-cache")
@@ -46,7 +46,7 @@ def test_status_tells_done_to_do_in_doubt_and_spent(cli: Cli, policy: Path, serv
     assert cli("run", "--status", "no.jsonl")[::2] == (2, "no.jsonl.journal: No such file or directory: no run of cascade has written here\n")
 
 
-def test_a_row_in_doubt_is_held_and_listed_and_asked_again_only_when_told_to(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_row_in_doubt_is_held_and_listed_and_asked_again_only_when_told_to(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl", "--concurrency", "1", "--no-cache")
     cut_off(1)
@@ -60,7 +60,7 @@ def test_a_row_in_doubt_is_held_and_listed_and_asked_again_only_when_told_to(cli
     assert (status(cli)["asked_again"], status(cli)["in_doubt"]) == (1, [])
 
 
-def test_an_input_edited_before_a_resume_is_refused_and_force_asks_the_changed_rows_anew(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_an_input_edited_before_a_resume_is_refused_and_force_asks_the_changed_rows_anew(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl")
     whole = Path("out.jsonl").read_bytes()
@@ -77,7 +77,7 @@ def test_an_input_edited_before_a_resume_is_refused_and_force_asks_the_changed_r
     assert (len(server.requests), list(rows())) == (4, ["r0", "r1", "r2"])
 
 
-def test_a_policy_edited_before_a_resume_is_refused_with_what_changed(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_policy_edited_before_a_resume_is_refused_with_what_changed(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl")
     whole = Path("out.jsonl").read_bytes()
@@ -90,7 +90,7 @@ def test_a_policy_edited_before_a_resume_is_refused_with_what_changed(cli: Cli, 
     assert status(cli)["spent_usd"] == 0.000078  # three rows of each policy
 
 
-def test_a_bad_line_may_be_mended_before_a_resume(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_bad_line_may_be_mended_before_a_resume(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     Path("in.jsonl").write_text('{"id": "a", "text": "x"}\nnot JSON\n')
     cli("run", str(policy), "in.jsonl", "-o", "out.jsonl")
@@ -100,7 +100,7 @@ def test_a_bad_line_may_be_mended_before_a_resume(cli: Cli, policy: Path, server
     assert rows() == {"a": "accepted", "b": "accepted"}
 
 
-def test_a_lost_output_is_made_again_from_the_journal_without_a_call(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_lost_output_is_made_again_from_the_journal_without_a_call(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl")
     whole = Path("out.jsonl").read_bytes()
@@ -111,7 +111,7 @@ def test_a_lost_output_is_made_again_from_the_journal_without_a_call(cli: Cli, p
     assert (Path("out.jsonl").read_bytes(), len(server.requests)) == (whole, 3)
 
 
-def test_an_output_without_a_journal_is_taken_over(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_an_output_without_a_journal_is_taken_over(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(4), "-o", "out.jsonl", "--limit", "2", "--no-cache")
     JOURNAL.unlink()
@@ -119,7 +119,7 @@ def test_an_output_without_a_journal_is_taken_over(cli: Cli, policy: Path, serve
     assert (list(rows()), len(server.requests)) == (["r0", "r1", "r2", "r3"], 4)
 
 
-def test_a_damaged_journal_is_refused_and_a_torn_tail_is_not(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_damaged_journal_is_refused_and_a_torn_tail_is_not(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     cli("run", str(policy), inputs(3), "-o", "out.jsonl")
     sound = JOURNAL.read_bytes()
@@ -131,7 +131,7 @@ def test_a_damaged_journal_is_refused_and_a_torn_tail_is_not(cli: Cli, policy: P
     assert (code, err.startswith("out.jsonl.journal:2: damaged: ")) == (2, True)
 
 
-def test_rows_come_from_stdin(cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_rows_come_from_stdin(cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.default = GOOD
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "a", "text": "x"}\n')))
     assert cli("run", str(policy), "-", "-o", "out.jsonl")[0] == 0
@@ -142,7 +142,7 @@ def test_rows_come_from_stdin(cli: Cli, policy: Path, server: stub.Stub, monkeyp
     (("run",), "cascade run needs a policy, an input and -o OUT.jsonl; or --status OUT.jsonl alone"),
     (("run", "p.yaml", "in.jsonl", "-o", "o", "--in-doubt", "ask"), "--in-doubt 'ask': write hold or retry"),
 ])
-def test_wrong_usage_is_one_line(cli: Cli, args: tuple[str, ...], says: str) -> None:  # noqa: F811
+def test_wrong_usage_is_one_line(cli: Cli, args: tuple[str, ...], says: str) -> None:
     assert cli(*args)[::2] == (2, says + "\n")
 
 
@@ -186,7 +186,7 @@ class Terminal(io.StringIO):
 ])
 def test_a_run_that_may_be_dear_is_confirmed_or_refused_before_anything_is_paid(
     answer: str | None, more: tuple[str, ...], code: int, asked: int, says: str,
-    cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.default = GOOD
     monkeypatch.setattr(sys, "stdin", Terminal(answer) if answer else io.StringIO())
@@ -194,7 +194,7 @@ def test_a_run_that_may_be_dear_is_confirmed_or_refused_before_anything_is_paid(
     assert (found, len(server.requests), says in err) == (code, asked, True), err
 
 
-def test_only_what_is_to_do_is_confirmed_and_a_refused_run_binds_nobody(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_only_what_is_to_do_is_confirmed_and_a_refused_run_binds_nobody(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     args = ("run", str(policy), inputs(20), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0.1")
     assert cli(*args)[0] == 2
@@ -203,13 +203,13 @@ def test_only_what_is_to_do_is_confirmed_and_a_refused_run_binds_nobody(cli: Cli
     assert (cli(*args)[0], len(server.requests)) == (0, 20)  # nothing is left to be paid
 
 
-def test_a_run_whose_budget_is_small_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_run_whose_budget_is_small_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     policy.write_text(policy.read_text() + "budget: {per_run: 0.1}\n")
     assert cli("run", str(policy), inputs(20), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0.1")[0] == 0
 
 
-def test_a_run_without_a_price_says_so_and_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_run_without_a_price_says_so_and_is_not_asked_about(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     policy.write_text(policy.read_text().replace("here/big: {input: 10, output: 10}", ""))
     code, _, err = cli("run", str(policy), inputs(2), "-o", "out.jsonl", "--no-cache", "--confirm-above", "0")

@@ -89,7 +89,7 @@ def test_what_is_no_parquet_and_what_is_not_there_is_one_line() -> None:
             rows.count(path)
 
 
-def test_without_the_extra_parquet_says_which_one(cli: Cli, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_without_the_extra_parquet_says_which_one(cli: Cli, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("in.csv").write_text("text\nhi\n")
     monkeypatch.setitem(sys.modules, "cascade.formats.parquet", None)
     monkeypatch.delattr(formats, "parquet", raising=False)
@@ -123,7 +123,7 @@ ANSWERS = ['{"item": "tea, green", "n": 2, "ok": true, "parts": ["a"]}', '{"item
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_run_from_a_table_to_a_table_goes_on_where_it_stopped(
-    suffix: str, cli: Cli, policy: Path, server: stub.Stub,  # noqa: F811
+    suffix: str, cli: Cli, policy: Path, server: stub.Stub,
 ) -> None:
     policy.write_text(policy.read_text().replace("additionalProperties: false", "additionalProperties: true"))
     Path("in.csv").write_text("id,text\na,one\nb,two\n,three\n")
@@ -149,7 +149,7 @@ def test_a_run_from_a_table_to_a_table_goes_on_where_it_stopped(
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_rows_in_doubt_are_in_the_table(suffix: str, cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_rows_in_doubt_are_in_the_table(suffix: str, cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = GOOD
     Path("in.csv").write_text("id,text\na,one\nb,two\n")
     args = ("run", str(policy), "in.csv", "-o", f"out.{suffix}", "--no-cache", "--concurrency", "1")
@@ -161,7 +161,7 @@ def test_rows_in_doubt_are_in_the_table(suffix: str, cli: Cli, policy: Path, ser
     assert cli("run", "--status", f"out.{suffix}")[1].startswith("1 done, 0 to do, 1 in doubt of 2 rows")
 
 
-def test_a_table_that_is_not_ours_is_left_alone(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_table_that_is_not_ours_is_left_alone(cli: Cli, policy: Path, server: stub.Stub) -> None:
     Path("out.csv").write_text("mine\n")
     Path("in.csv").write_text("text\nhi\n")
     code, _, err = cli("run", str(policy), "in.csv", "-o", "out.csv")
@@ -184,7 +184,7 @@ def test_a_table_is_there_whole_or_as_it_was(suffix: str) -> None:
     assert Path(path).read_bytes() == before
 
 
-def test_numbers_that_no_column_holds_and_mixed_ones_are_json(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_numbers_that_no_column_holds_and_mixed_ones_are_json(cli: Cli, policy: Path, server: stub.Stub) -> None:
     policy.write_text(policy.read_text().replace("additionalProperties: false", "additionalProperties: true"))
     Path("in.jsonl").write_text('{"text": "1"}\n{"text": "2"}\n')
     server.will(stub.chat('{"item": "x", "big": 12345678901234567890, "mixed": 1}'), stub.chat('{"item": "x", "big": 1, "mixed": "a"}'))

@@ -24,7 +24,7 @@ from browser import Browser, Tab, browsing, chromium
 from serving import CHAT, gateway, ladders, serving
 from stub import Reply, Stub, chat, running
 
-from cascade.gateway import live, page
+from cascade.gateway import page, views
 from cascade.gateway.keys import Keys, new
 from cascade.gateway.page import Viewer
 from cascade.gateway.rows import Row, Sum
@@ -268,16 +268,16 @@ def test_a_stream_tells_all_at_first_and_then_what_has_changed(url: str) -> None
 
 
 def test_a_quiet_stream_shows_that_it_lives(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "EVERY", 0.01)
-    monkeypatch.setattr(live, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(views, "EVERY", 0.01)
+    monkeypatch.setattr(views, "HEARTBEAT", 0.02)
     with serving(gateway(stub.url)) as url, httpx2.stream("GET", f"{url}/events", timeout=30) as reply:
         lines = reply.iter_lines()
         assert [next(lines)[:6] for _ in range(5)] == ["data: ", "", ": noth", "", ": noth"]
 
 
 def test_there_are_at_most_so_many_streams_and_one_that_goes_makes_room(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LISTENERS", 2)
-    monkeypatch.setattr(live, "EVERY", 0.05)
+    monkeypatch.setattr(views, "LISTENERS", 2)
+    monkeypatch.setattr(views, "EVERY", 0.05)
     with serving(gateway(stub.url)) as url, contextlib.ExitStack() as open:
         told = [events(open.enter_context(httpx2.stream("GET", f"{url}/events", timeout=30))) for _ in range(2)]
         assert [next(iter(next(one))) for one in told] == ["numbers", "numbers"]
@@ -299,7 +299,7 @@ def test_however_many_look_it_is_looked_and_rendered_once_a_second(stub: Stub, m
     monkeypatch.setattr(Eyes, "look", lambda eyes: looks.append(1) or look(eyes))
     monkeypatch.setattr(page, "sections", lambda seen, viewer: rendered.append(1) or sections(seen, viewer))
     made = gateway(stub.url)
-    monkeypatch.setattr(live, "EVERY", 3600.0)
+    monkeypatch.setattr(views, "EVERY", 3600.0)
     with serving(made) as url:
         for _ in range(10):
             ask(url)
@@ -308,8 +308,8 @@ def test_however_many_look_it_is_looked_and_rendered_once_a_second(stub: Stub, m
 
 
 def test_only_what_is_new_is_read_and_texts_are_not_kept(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "EVERY", 0.0)
-    monkeypatch.setattr(live, "SHARE", 0)
+    monkeypatch.setattr(views, "EVERY", 0.0)
+    monkeypatch.setattr(views, "SHARE", 0)
     made = gateway(stub.url)
     read_: list[int] = []
     trails = made.rows.trails
@@ -324,7 +324,7 @@ def test_only_what_is_new_is_read_and_texts_are_not_kept(stub: Stub, monkeypatch
         for _ in range(3):
             ask(url)
             httpx2.get(f"{url}/")
-        kept = made.live._eyes._trails
+        kept = made.views._eyes._trails
         assert [n for n in read_ if n] == [1, 1, 1]
         assert [event.text for outcome in kept.values() for event in outcome.trail if isinstance(event, Tried)] == ["", "", ""]
 

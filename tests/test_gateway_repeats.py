@@ -16,7 +16,7 @@ import httpx2
 import openai
 import pytest
 from gateway_process import QUESTION
-from test_gateway import FORMAT, Serving
+from test_gateway import FORMAT, Serving, running, serving  # noqa: F401
 from test_gateway_limits import Keyed
 
 from cascade.errors import Overloaded
@@ -24,20 +24,6 @@ from cascade.gateway.repeats import DAY, Record, Repeats, Saved
 from cascade.gateway.server import _Stream
 from cascade.gateway.state import State
 from cascade.gateway.wire import Refused
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Serving]:
-    serving = Serving()
-    yield serving
-    serving.close()
-
-
-@pytest.fixture
-def serving(running: Serving) -> Serving:
-    running.models.said, running.models.calls = {"small": "four", "big": "4"}, []
-    running.models.cancelled.clear()
-    return running
 
 
 def post(serving: Any, name: str, path: str = "chat/completions", key: str = "none", **more: Any) -> httpx2.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -12,7 +11,7 @@ import pytest
 import stub
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel
-from test_gateway import Serving
+from test_gateway import Serving, ours, running, theirs  # noqa: F401
 
 from cascade import tools
 from cascade.types import Image, Message, Text, ToolCall, ToolResult
@@ -32,29 +31,10 @@ TURNS = [
 """What the ladder is asked at last, with the ids as numbers."""
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Serving]:
-    serving = Serving()
-    yield serving
-    serving.close()
-
-
 @pytest.fixture
 def serving(running: Serving) -> Serving:
     running.models.said, running.models.calls = {"small": WRONG, "big": CALLS}, []
     return running
-
-
-@pytest.fixture
-def ours(serving: Serving) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture
-def theirs(serving: Serving) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=serving.url, api_key="none", max_retries=0) as client:
-        yield client
 
 
 def asked(serving: Serving) -> list[Message]:

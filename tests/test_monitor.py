@@ -806,7 +806,7 @@ def rebind(path: Path) -> None:
     file.write_bytes(thresholds.dumps(replace(old, digests=binding.digests(load(str(path), calibrated=False)))))
 
 
-def test_run_report_and_monitor_say_it(turned: Path, cli: Cli) -> None:  # noqa: F811
+def test_run_report_and_monitor_say_it(turned: Path, cli: Cli) -> None:
     rebind(turned)
     Path("in.jsonl").write_text("".join(f'{{"id": "{i}", "inputs": {{"question": "{i}"}}}}\n' for i in range(40)))
     code, _, err = cli("run", "sums.yaml", "in.jsonl", "-o", "out.jsonl", "--concurrency", "1")
@@ -835,14 +835,14 @@ def test_run_report_and_monitor_say_it(turned: Path, cli: Cli) -> None:  # noqa:
     assert str(json.loads(out)["alarm"]).startswith("stepped back")
 
 
-def test_a_policy_without_thresholds_has_nothing_to_monitor(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_policy_without_thresholds_has_nothing_to_monitor(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "plain.yaml"
     path.write_text(POLICY)
     code, _, err = cli("monitor", str(path))
     assert (code, err.strip()) == (2, f"{path}: it names no thresholds, so there is nothing to hold its traffic against; cascade calibrate makes some")
 
 
-def test_a_state_that_is_none_is_told(cli: Cli, turned: Path) -> None:  # noqa: F811
+def test_a_state_that_is_none_is_told(cli: Cli, turned: Path) -> None:
     rebind(turned)
     Path("sums.thresholds.monitor").write_bytes(b"nothing of the kind" * 50)
     code, _, err = cli("monitor", "sums.yaml")

@@ -23,7 +23,7 @@ from cascade.outcome import Outcome
 from cascade.rows import Row
 
 
-def test_rows_go_to_stdout_and_all_else_to_stderr(cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_rows_go_to_stdout_and_all_else_to_stderr(cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.default = GOOD
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"id": "a", "text": "x"}\nno\n{"id": "c", "text": "y"}\n')))
     code, out, err = cli("run", str(policy), "-", "-o", "-", "--no-cache")
@@ -34,14 +34,14 @@ def test_rows_go_to_stdout_and_all_else_to_stderr(cli: Cli, policy: Path, server
     assert cli("run", str(policy), inputs(1), "-o", "-", "--json")[::2] == (2, "--json and -o - both write to stdout; choose one\n")
 
 
-def test_failed_rows_on_stdout_are_exit_code_3_and_nobody_is_told_to_go_on(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_failed_rows_on_stdout_are_exit_code_3_and_nobody_is_told_to_go_on(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = stub.failure(529)
     code, out, err = cli("run", str(policy), inputs(30), "-o", "-", "--no-cache", "--concurrency", "1")
     assert (code, len(out.splitlines()), "stopped early: 20 requests in a row failed" in err) == (3, 20, True)
     assert "again" not in err
 
 
-def test_a_reader_that_goes_away_ends_the_run_without_a_word_and_no_more_is_asked(policy: Path, server: stub.Stub, tmp_path: Path) -> None:  # noqa: F811
+def test_a_reader_that_goes_away_ends_the_run_without_a_word_and_no_more_is_asked(policy: Path, server: stub.Stub, tmp_path: Path) -> None:
     server.default = GOOD
     rows_in = tmp_path / "in.jsonl"
     rows_in.write_text("".join(f'{{"id": "r{n}", "text": "{n}"}}\n' for n in range(500)))
@@ -96,7 +96,7 @@ def test_a_row_is_not_asked_when_the_reader_has_gone() -> None:
 
 
 def test_a_line_that_is_too_long_is_that_rows_problem_and_is_not_read_into_memory(
-    cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    cli: Cli, policy: Path, server: stub.Stub, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "MAX_LINE", 1000)
     long = b'{"id": "b", "text": "' + b"x" * 3_000_000 + b'"}'

@@ -127,7 +127,7 @@ def test_the_budget_of_the_run_is_the_worst_case() -> None:
     assert plan(a_policy(more="budget: {per_run: 0.0001}\n"), some(100)).worst.usd == Decimal("0.0001")
 
 
-def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:  # noqa: F811
+def test_the_command_prints_a_table_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     told = partial(cli, "plan")
     monkeypatch.chdir(tmp_path)
     Path("p.yaml").write_text(POLICY.replace(", LIMITS", ", requests_per_minute: 60") + "budget: {per_run: 0.001}\n")

@@ -43,11 +43,11 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def running_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_redis.Server]:
-    with real_redis.running(tmp_path_factory.mktemp("redis")) as server:  # noqa: F811
+    with real_redis.running(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
-def written(server: stub.Stub, rows: int, cache: str = "off", more: str = "", different: int | None = None) -> tuple[str, str]:  # noqa: F811
+def written(server: stub.Stub, rows: int, cache: str = "off", more: str = "", different: int | None = None) -> tuple[str, str]:
     """A policy on the stub and its input in this folder; of the texts so many are `different`."""
     Path("order.yaml").write_text(f"""version: 1
 name: order
@@ -63,7 +63,7 @@ tiers: [here/small]
     return "order.yaml", "in.jsonl"
 
 
-def charges(server: stub.Stub) -> Counter[str]:  # noqa: F811
+def charges(server: stub.Stub) -> Counter[str]:
     return Counter("r" + re.findall(r"<(\d+)>", request.raw.decode())[0] for request in server.requests)
 
 
@@ -94,7 +94,7 @@ RAY = ("-o", "out.jsonl", "--engine", "ray", "--workers", "2", "--concurrency", 
 
 
 def test_a_worker_is_killed_and_nothing_is_lost_doubled_or_paid_twice(
-    cluster: Any, running_redis: real_redis.Server, cli: Cli, server: stub.Stub  # noqa: F811
+    cluster: Any, running_redis: real_redis.Server, cli: Cli, server: stub.Stub
 ) -> None:
     given = written(server, 20, str(running_redis.where))
     server.will(*[QUICK] * 6)
@@ -127,7 +127,7 @@ def test_a_worker_is_killed_and_nothing_is_lost_doubled_or_paid_twice(
 
 
 def test_workers_pay_equal_rows_once_and_together_keep_to_the_budget(
-    cluster: Any, running_redis: real_redis.Server, cli: Cli, server: stub.Stub  # noqa: F811
+    cluster: Any, running_redis: real_redis.Server, cli: Cli, server: stub.Stub
 ) -> None:
     running_redis.client().flushall()
     server.default = SLOW
@@ -144,7 +144,7 @@ def test_workers_pay_equal_rows_once_and_together_keep_to_the_budget(
     assert sum(ended.before for ended in workers) == told["done"]
 
 
-def test_ctrl_c_finishes_what_is_in_flight(cluster: Any, cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+def test_ctrl_c_finishes_what_is_in_flight(cluster: Any, cli: Cli, server: stub.Stub) -> None:
     given = written(server, 40)
     server.default = SLOW
     Meanwhile(lambda: len(server.requests) > 4, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -163,7 +163,7 @@ def test_the_example_of_ray_data_in_the_docs_runs(cluster: Any, monkeypatch: pyt
 # ---------------------------------------------------------------- without a cluster
 
 
-def test_ray_missing_is_one_line(cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_ray_missing_is_one_line(cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli("run", *written(server, 2), *RAY) == (2, "", "--engine ray needs Ray: pip install 'cascade-judge[ray]'\n")
     server.default = QUICK
@@ -171,14 +171,14 @@ def test_ray_missing_is_one_line(cli: Cli, server: stub.Stub, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("address", "why"), [("127.0.0.1:1", "[Errno 111] Connection refused"), ("nonsense", "Invalid address format: nonsense")])
-def test_a_cluster_that_is_not_there_is_one_line(address: str, why: str, cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_cluster_that_is_not_there_is_one_line(address: str, why: str, cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'cascade-judge[ray]'")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert cli("run", *written(server, 2), *RAY) == (2, "", f"no Ray cluster at RAY_ADDRESS={address}: {why}\n")
 
 
-def test_one_engine_does_not_go_on_with_what_the_other_began(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+def test_one_engine_does_not_go_on_with_what_the_other_began(cli: Cli, server: stub.Stub) -> None:
     server.default = QUICK
     given = written(server, 2)
     assert cli("run", *given, "-o", "out.jsonl")[0] == 0
@@ -199,7 +199,7 @@ def a_worker(rows: int, *, shard: int = 0, asked: int | None = None, force: bool
         folder.close()
 
 
-def test_a_worker_goes_on_where_another_one_stopped_and_refuses_what_was_edited(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+def test_a_worker_goes_on_where_another_one_stopped_and_refuses_what_was_edited(cli: Cli, server: stub.Stub) -> None:
     server.default = QUICK
     written(server, 5)
     assert (a_worker(5, asked=2), len(server.requests)) == (on_ray.Ended(0), 2)
@@ -213,7 +213,7 @@ def test_a_worker_goes_on_where_another_one_stopped_and_refuses_what_was_edited(
     assert "written by order@" in str(a_worker(5).error)
 
 
-def test_a_worker_waits_for_one_that_is_about_to_die_and_ends_when_it_does_not(cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_worker_waits_for_one_that_is_about_to_die_and_ends_when_it_does_not(cli: Cli, server: stub.Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.default = QUICK
     written(server, 2)
     a_worker(2, asked=1)
@@ -231,7 +231,7 @@ def test_a_worker_waits_for_one_that_is_about_to_die_and_ends_when_it_does_not(c
 LIMITED = 'version: 1\nname: p\nprompt: "{{ x }}"\nproviders: {here: {kind: openai, base_url: "http://127.0.0.1:1", MORE}}\ntiers: [here/m]\n'
 
 
-def test_a_worker_tells_why_it_stopped(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+def test_a_worker_tells_why_it_stopped(cli: Cli, server: stub.Stub) -> None:
     written(server, 2)
     server.default = stub.failure(401)
     ended = a_worker(2)
@@ -280,7 +280,7 @@ def test_rows_of_which_three_workers_die_end_the_run_and_a_successor_waits_until
     assert said == ["a worker died; another one goes on with rows 21 to 30"] * 2
 
 
-def test_a_torn_line_of_a_worker_that_nobody_followed_stays_out_of_the_output(cli: Cli, server: stub.Stub) -> None:  # noqa: F811
+def test_a_torn_line_of_a_worker_that_nobody_followed_stays_out_of_the_output(cli: Cli, server: stub.Stub) -> None:
     server.default = QUICK
     written(server, 3)
     a_worker(3)

@@ -35,7 +35,7 @@ def with_gold(*golds: str) -> str:
     return "gold.jsonl"
 
 
-def test_record_writes_recordings_and_says_what_to_type_next(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_record_writes_recordings_and_says_what_to_type_next(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.will(TEA, COFFEE, BAD, COFFEE)
     code, out, err = cli("record", str(policy), with_gold('{"item": "coffee"}', '{"item": "tea"}'), "-o", "trails.jsonl", "--concurrency", "1")
     assert (code, out, len(server.requests)) == (0, "", 4)
@@ -49,7 +49,7 @@ def test_record_writes_recordings_and_says_what_to_type_next(cli: Cli, policy: P
                                          ["big", "here/big", "2", "2", "schema", "2/2", "1/2", rows[1][7]]]
 
 
-def test_the_summary_as_json(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_the_summary_as_json(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     code, out, _ = cli("record", str(policy), inputs(3), "-o", "trails.jsonl", "--json")
     told = json.loads(out)
@@ -60,7 +60,7 @@ def test_the_summary_as_json(cli: Cli, policy: Path, server: stub.Stub) -> None:
     assert all(r.gold is UNKNOWN for r in trails().values())
 
 
-def test_the_same_command_goes_on_and_asks_again_what_has_no_premium_answer(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_the_same_command_goes_on_and_asks_again_what_has_no_premium_answer(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.will(TEA, TEA, TEA, DOWN)
     code, _, err = cli("record", str(policy), inputs(2), "-o", "trails.jsonl", "--concurrency", "1")
     assert (code, "1 rows have no answer of the last tier" in err) == (3, True)
@@ -72,7 +72,7 @@ def test_the_same_command_goes_on_and_asks_again_what_has_no_premium_answer(cli:
     assert server.requests == []
 
 
-def test_a_torn_last_line_is_asked_again(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_torn_last_line_is_asked_again(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     cli("record", str(policy), inputs(2), "-o", "trails.jsonl")
     text = Path("trails.jsonl").read_bytes()
@@ -82,7 +82,7 @@ def test_a_torn_last_line_is_asked_again(cli: Cli, policy: Path, server: stub.St
     assert (len(server.requests), len(trails())) == (2, 2)
 
 
-def test_a_file_of_another_policy_is_refused_and_what_changed_is_named(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_file_of_another_policy_is_refused_and_what_changed_is_named(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     cli("record", str(policy), inputs(1), "-o", "trails.jsonl")
     policy.write_text(policy.read_text().replace("Extract the order.", "Read the order."))
@@ -93,21 +93,21 @@ def test_a_file_of_another_policy_is_refused_and_what_changed_is_named(cli: Cli,
     assert "prompt has changed" in err
 
 
-def test_a_file_of_cascade_run_is_refused(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_file_of_cascade_run_is_refused(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     cli("run", str(policy), inputs(1), "-o", "out.jsonl")
     code, _, err = cli("record", str(policy), "in.jsonl", "-o", "out.jsonl")
     assert (code, err.partition("(")[0]) == (2, "out.jsonl:1: not written by cascade record ")
 
 
-def test_every_bad_gold_is_told_before_anything_is_asked(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_every_bad_gold_is_told_before_anything_is_asked(cli: Cli, policy: Path, server: stub.Stub) -> None:
     code, _, err = cli("record", str(policy), with_gold('{"item": "tea"}', *['{"itm": "tea"}'] * 12), "-o", "trails.jsonl")
     lines = err.splitlines()
     assert (code, server.requests, Path("trails.jsonl").exists()) == (2, [], False)
     assert (lines[0], len(lines), lines[-1]) == ("gold.jsonl:2: gold has 'itm', which the schema has not; did you mean 'item'?", 11, "and 2 more")
 
 
-def test_a_bad_row_is_told_and_the_others_are_recorded(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_bad_row_is_told_and_the_others_are_recorded(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     Path("in.jsonl").write_text('{"id": "a", "inputs": {"text": "tea"}}\nnot JSON\n')
     code, _, err = cli("record", str(policy), "in.jsonl", "-o", "trails.jsonl")
@@ -115,7 +115,7 @@ def test_a_bad_row_is_told_and_the_others_are_recorded(cli: Cli, policy: Path, s
     assert cli("record", str(policy), "in.jsonl", "-o", "trails.jsonl")[0] == 0
 
 
-def test_a_spent_run_budget_leaves_only_whole_recordings(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_a_spent_run_budget_leaves_only_whole_recordings(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     policy.write_text(policy.read_text() + "budget: {per_run: 0.012}\n")
     code, _, err = cli("record", str(policy), inputs(9), "-o", "trails.jsonl", "--concurrency", "1")
@@ -124,7 +124,7 @@ def test_a_spent_run_budget_leaves_only_whole_recordings(cli: Cli, policy: Path,
     assert all(r.outcome.tier == "big" for r in trails().values())
 
 
-def test_a_recording_killed_in_the_middle_goes_on_without_asking_twice(cli: Cli, policy: Path, server: stub.Stub,  # noqa: F811
+def test_a_recording_killed_in_the_middle_goes_on_without_asking_twice(cli: Cli, policy: Path, server: stub.Stub,
                                                                        tmp_path: Path) -> None:
     server.default = stub.Reply(TEA.body, drip=0.0005)
     path = tmp_path / inputs(60)
@@ -145,7 +145,7 @@ def test_a_recording_killed_in_the_middle_goes_on_without_asking_twice(cli: Cli,
     assert (len(trails()), len(server.requests)) == (60, 2 * (60 - whole))
 
 
-def test_shadow_rows_of_a_run_are_recordings_and_the_others_are_not(cli: Cli, policy: Path, server: stub.Stub) -> None:  # noqa: F811
+def test_shadow_rows_of_a_run_are_recordings_and_the_others_are_not(cli: Cli, policy: Path, server: stub.Stub) -> None:
     server.default = TEA
     policy.write_text(policy.read_text() + "shadow: 0.5\n")
     assert cli("run", str(policy), inputs(40), "-o", "out.jsonl")[0] == 0
@@ -161,14 +161,14 @@ def test_shadow_rows_of_a_run_are_recordings_and_the_others_are_not(cli: Cli, po
     assert cli("run", str(policy), "in.jsonl", "-o", "out.jsonl")[0] == 0
 
 
-def test_shadow_and_audit_on_one_tier_are_told_to_do_nothing(policy: Path) -> None:  # noqa: F811
+def test_shadow_and_audit_on_one_tier_are_told_to_do_nothing(policy: Path) -> None:
     policy.write_text(policy.read_text().replace("[here/small, here/big]", "[here/small]") + "shadow: 0.1\naudit: 0.1\n")
     assert {f.code for f in lint(load_with_places(str(policy)), {})} >= {"lone-shadow", "lone-audit"}
     assert load(str(policy)).audit == 0.1
 
 
 @pytest.mark.parametrize("share", ["1.5", "-0.1", "often"])
-def test_a_share_is_between_0_and_1(cli: Cli, policy: Path, share: str) -> None:  # noqa: F811
+def test_a_share_is_between_0_and_1(cli: Cli, policy: Path, share: str) -> None:
     policy.write_text(policy.read_text() + f"shadow: {share}\n")
     code, out, err = cli("check", str(policy))
     assert (code, "shadow" in out + err) == (2, True)

@@ -605,7 +605,7 @@ def test_a_full_redis_is_read_and_no_longer_written(redis: real_redis.Server, st
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_cache_commands_work_with_redis(redis: real_redis.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:  # noqa: F811
+def test_the_cache_commands_work_with_redis(redis: real_redis.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     told = partial(cli, "cache")
     policy = tmp_path / "p.yaml"
     policy.write_text(a_policy(redis.where).replace('"}', '", namespace: mine}'))

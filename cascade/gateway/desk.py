@@ -29,15 +29,8 @@ MAX_BODY = 8 * 1024 * 1024
 """Bytes that a request may have."""
 BAD = (InputError, TemplateError, ConfigurationError, MissingRecording)
 """What a Cascade raises before anything is asked."""
-
-
 PROVIDERS_NO = re.compile(r": 4(00|13|22): ")
 """In the reason of a call that a provider refused for what was in it."""
-
-
-def _brought(asked: Asked) -> bool:
-    """Whether a request has more than text, so that a provider's refusal is of that, and not of the policy."""
-    return bool(asked.tools) or any(not isinstance(message["content"], str) for message in asked.messages)
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,11 @@ class Order:
         """What the body has no place for."""
         cost = "unknown" if outcome.cost_usd is None else f"{outcome.cost_usd:f}"
         return {"x-cascade-tier": outcome.tier or "", "x-cascade-status": outcome.status, "x-cascade-cost-usd": cost, "x-cascade-trail-id": self.id}
+
+
+def _brought(asked: Asked) -> bool:
+    """Whether a request has more than text, so that a provider's refusal is of that, and not of the policy."""
+    return bool(asked.tools) or any(not isinstance(message["content"], str) for message in asked.messages)
 
 
 def refused(err: UserError | MissingRecording) -> Refused:

@@ -27,7 +27,6 @@ from cascade.gateway.door import behind, fault
 from cascade.gateway.door import no as _no
 from cascade.gateway.health import Health
 from cascade.gateway.keys import Key, Keys
-from cascade.gateway.live import Live
 from cascade.gateway.messages import Messages
 from cascade.gateway.metrics import TYPE, Metrics
 from cascade.gateway.openapi import document
@@ -38,6 +37,7 @@ from cascade.gateway.rows import MOST_TRAILS, Rows, units
 from cascade.gateway.served import Served
 from cascade.gateway.spending import Limit, Payer, Spending, limit, now
 from cascade.gateway.state import State
+from cascade.gateway.views import Views
 from cascade.gateway.wire import Refused, Shape, ended
 from cascade.outcome import Outcome
 from cascade.story import one_line
@@ -75,7 +75,7 @@ class Gateway:
         self.bodies = Bodies()
         self.metrics = Metrics()
         self.health = Health(self.policies, self.state, keys, reload)
-        self.live = Live(self.policies, self.rows, self._who, trails)
+        self.views = Views(self.policies, self.rows, self._who, trails)
         routes = [
             *(Route(f"/v1{path}", self._asking(shape), methods=["POST"]) for path, shape in SHAPES.items()),
             Route("/v1/messages/count_tokens", self._count, methods=["POST"]),
@@ -85,7 +85,7 @@ class Gateway:
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/openapi.json", self._openapi),
-            *self.live.routes,
+            *self.views.routes,
         ]
         self.app = behind(Starlette(routes=routes, lifespan=self._life))
 

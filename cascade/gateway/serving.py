@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
             self._ready([one for server in self.servers for one in server.sockets])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._gateway.live.close()
+        self._gateway.views.close()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

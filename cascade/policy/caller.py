@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cascade.errors import InputError
 from cascade.policy.load import policy_digest, schema_gate
-from cascade.types import NOTHING, Document, Gate, Json, Policy
+from cascade.types import NOTHING, Document, Gate, Json, Policy, Tier
 from cascade.verifiers.schema import check_callers_schema
 
 
@@ -19,9 +19,7 @@ def with_schema(policy: Policy, schema: Json) -> Policy:
         raise InputError(f"the policy {policy.name} does not take a schema with a request; caller_schema: true in its file allows it")
     if problems := check_callers_schema(schema):
         raise InputError(f"the schema of the request: {problems[0]}")
-    unlooked = [tier.name for tier in policy.tiers if not any(gate.kind == "schema" for gate in tier.gates)]
-    tiers = tuple(replace(tier, gates=(schema_gate(), *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers)
-    made = replace(policy, schema=Document(schema), compare=NOTHING, tiers=tiers)
+    made = replace(policy, schema=Document(schema), compare=NOTHING, tiers=_behind(schema_gate(), policy.tiers))
     return replace(made, digest=policy_digest(made))
 
 
@@ -33,5 +31,9 @@ def with_tools(policy: Policy) -> Policy:
     the same. Raises InputError for a certified policy, whose certificate has not seen any."""
     if policy.watch is not None:
         raise InputError(f"the policy {policy.name} has thresholds that were learned from answers: it takes no tools")
-    unlooked = [tier.name for tier in policy.tiers if not any(gate.kind == "tools" for gate in tier.gates)]
-    return replace(policy, tiers=tuple(replace(tier, gates=(TOOLS, *tier.gates)) if tier.name in unlooked else tier for tier in policy.tiers))
+    return replace(policy, tiers=_behind(TOOLS, policy.tiers))
+
+
+def _behind(gate: Gate, tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
+    """The tiers with the gate before their others, where they have none of its kind."""
+    return tuple(tier if any(one.kind == gate.kind for one in tier.gates) else replace(tier, gates=(gate, *tier.gates)) for tier in tiers)

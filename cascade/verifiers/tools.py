@@ -54,11 +54,11 @@ class ToolsVerifier:
         calls = case.value["tool_calls"] if case.finish == "tool_calls" else []
         if len(calls) > MOST_CALLS:
             return Verdict(0.0, f"{len(calls)} tools are called at a time; at most {MOST_CALLS} may be")
-        wrong = _unlike(case.call.tools.json, [call["name"] for call in calls])
-        if not calls and (name := _in_words(case.text, [tool["name"] for tool in case.call.tools.json["tools"]])):
+        offered, named = case.call.tools.json, {call["name"] for call in calls}
+        wrong = _unlike(offered, [call["name"] for call in calls])
+        if not calls and offered["choice"] != "none" and (name := _in_words(case.text, [tool["name"] for tool in offered["tools"]])):
             wrong.append(f"the tool {name} is called in the text, and not as a call of a tool")
-        named = {call["name"] for call in calls}
-        verifiers = {tool["name"]: self._verifier(tool["parameters"]) for tool in case.call.tools.json["tools"] if tool["name"] in named}
+        verifiers = {tool["name"]: self._verifier(tool["parameters"]) for tool in offered["tools"] if tool["name"] in named}
         for call in calls:
             if call["name"] in verifiers and len(wrong) < MAX_ERRORS:
                 wrong += await self._arguments(call, verifiers[call["name"]], case, ask)

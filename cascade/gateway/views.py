@@ -48,7 +48,7 @@ class _Rendered:
     parts: dict[str, str] = field(default_factory=dict)
 
 
-class Live:
+class Views:
     """The page of a gateway. `who` says which key asks."""
 
     def __init__(self, policies: Mapping[str, Cascade], rows: Rows, who: Who, trails: bool = True) -> None:
@@ -158,7 +158,7 @@ class Live:
 class _Listening(StreamingResponse):
     """A page's stream, if there are not too many."""
 
-    def __init__(self, live: Live, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, live: Views, events: AsyncIterator[bytes]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
         self._live = live
 
